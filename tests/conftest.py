@@ -16,9 +16,10 @@ HERE = pathlib.Path(__file__).parent
 
 
 def pytest_addoption(parser):
-    parser.addoption("--golden", default=str(HERE / "golden"), help="folder with pruners/ and calibration/")
-    parser.addoption("--fixtures", default=str(HERE / "fixtures"), help="made-up benchmark files")
-    parser.addoption("--tokenizer", default=None, help="Llama tokenizer.json for the ids of the golden prompts")
+    # pytest has a --fixtures of its own, hence --fixtures-dir.
+    parser.addoption("--golden", default=HERE / "golden", help="folder with pruners/, calibration/")
+    parser.addoption("--fixtures-dir", default=HERE / "fixtures", help="made-up benchmark files")
+    parser.addoption("--tokenizer", help="folder with a Llama tokenizer.json, for golden ids")
 
 
 @pytest.fixture(scope="session")
@@ -28,4 +29,4 @@ def golden_dir(request):
 
 @pytest.fixture(scope="session")
 def fixtures_dir(request):
-    return pathlib.Path(request.config.getoption("--fixtures"))
+    return pathlib.Path(request.config.getoption("--fixtures-dir"))

@@ -1,0 +1,1 @@
+"""Entry points: one benchmark or study per file, run as ``python -m experiments.<name>``."""

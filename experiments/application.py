@@ -1,0 +1,106 @@
+"""Joins the two programs for a benchmark's command line: answer, then report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import app
+
+from experiments.harness import command, errors, flags
+from experiments.harness.benchmark import Benchmark
+from experiments.harness.config import RunConfig
+from experiments.reporting import aggregate, tables
+
+
+def start(benchmark: Benchmark) -> None:
+    """Define the flags, run the benchmark and exit with its code."""
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    flags.define(benchmark.name)
+    app.run(lambda argv: _main(benchmark, argv))
+
+
+def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
+    """Return the exit code; every expected ending is one line on stderr."""
+    try:
+        if len(argv) > 1:
+            raise errors.UsageError(
+                f"unexpected argument {argv[1]!r}; flags look like --name=value"
+            )
+        config = flags.run_config()
+        _cache_compiled_programs()
+        outcome = command.run(benchmark, config)
+        return errors.COMPLETE if outcome is None else _report(benchmark, config, outcome)
+    except errors.UsageError as error:
+        return _end(f"usage: {error}", errors.USAGE)
+    except errors.InputError as error:
+        return _end(f"refused: {error}", errors.REFUSED)
+    except errors.InterruptedRunError as error:
+        return _end(f"{error}; {_resume()}", errors.INTERRUPTED)
+    except KeyboardInterrupt:
+        return _end(f"stopped by Ctrl-C; {_resume()}", errors.CTRL_C)
+
+
+def _end(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code
+
+
+def _resume() -> str:
+    """Return how to go on."""
+    return f"nothing answered is lost, the same command resumes: {shlex.join(sys.argv)}"
+
+
+def _cache_compiled_programs() -> None:
+    """Keep compiled programs between runs, unless the user's own JAX settings say where."""
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder / "llava_jax" / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -> int:
+    """Print the tables of the settings asked for; return the exit code."""
+    out = pathlib.Path(config.out)
+    if outcome.failed and not config.allow_failed:
+        line = f"{outcome.failed} rows failed, see {out}/*/failures-*.jsonl; no metric is computed"
+        return _end(f"{line} without them unless --allow_failed is given", errors.FAILED_ROWS)
+    found = aggregate.results(out, outcome.folders, benchmark.splits, config.mode)
+    names = [folder.name for folder in outcome.folders]
+    entries = sorted(
+        (e for e in found["settings"] if e["setting"] in names),
+        key=lambda e: names.index(e["setting"]),
+    )
+    asked = [e for e in found["over_seeds"] if e["pruner"] in config.pruners]
+    print(_heading(benchmark, config, entries, outcome))
+    print(tables.render(entries, benchmark.splits))
+    if asked:
+        print("\n" + tables.render_over_seeds(asked))
+    print(f"\n{out / aggregate.RESULTS}")
+    return errors.FAILED_ROWS if outcome.failed else errors.COMPLETE
+
+
+def _heading(
+    benchmark: Benchmark,
+    config: RunConfig,
+    entries: Sequence[dict[str, object]],
+    outcome: command.Outcome,
+) -> str:
+    """Return what was run, how it was measured, and whether rows are missing."""
+    how = {
+        "default": "95 % intervals by resampling pictures",
+        "paper": "95 % intervals by resampling rows, as in the paper",
+    }[config.mode]
+    state = f"{outcome.answered} answers now" if outcome.answered else "complete, nothing to do"
+    failed = f"; {outcome.failed} ROWS FAILED and are left out" if outcome.failed else ""
+    rows, pictures = entries[0]["n"], entries[0]["images"]
+    return (
+        f"{benchmark.name}: {rows} rows on {pictures} pictures; model {config.model}, "
+        f"data {config.data}; mode {config.mode}: {how}; {state}{failed}\n"
+    )

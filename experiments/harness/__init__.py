@@ -1,0 +1,1 @@
+"""The first program: from flags to records. It computes no metric."""

@@ -1,0 +1,177 @@
+"""The first program's command: flags to sealed records, and every way it can end."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import tqdm
+
+from experiments.harness import batching, flags, records, runner
+from experiments.harness.benchmark import Benchmark, Dataset
+from experiments.harness.config import FULL, RunConfig, Setting, settings
+from experiments.harness.errors import InterruptedRunError
+from experiments.harness.folder import RunFolder
+from experiments.harness.source import Source, find
+from llava_jax import prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        folders: the settings' folders, full tokens first.
+        failed: rows without an answer.
+        answered: rows answered now.
+    """
+
+    folders: tuple[pathlib.Path, ...]
+    failed: int
+    answered: int
+
+
+def run(benchmark: Benchmark, config: RunConfig) -> Outcome | None:
+    """Answer all that is not answered yet; None after a dry run.
+
+    Raises:
+        UsageError: a flag's value does not fit the model or the pruners.
+        InputError: weights, data or run folder refused.
+        InterruptedRunError: stopped between two batches by SIGTERM, or the disk is full.
+    """
+    source = find(config.model, config.dtype, offline=config.offline)
+    grid = settings(config, source.cfg.vision.num_tokens)
+    limit = config.limit or benchmark.default_limit(config.data)
+    dataset = benchmark.load(config.data).first_images(limit)
+    groups = batching.group_by_image(dataset.examples)
+    if config.dry_run:
+        print(_describe(grid, groups, dataset))
+        return None
+    identity = _identity(benchmark, config, source, dataset)
+    folders = [_open(setting, config, identity, groups) for setting in grid]
+    return _answer(grid, folders, groups, dataset, source, config)
+
+
+def _answer(
+    grid: tuple[Setting, ...],
+    folders: list[RunFolder],
+    groups: tuple[batching.ImageGroup, ...],
+    dataset: Dataset,
+    source: Source,
+    config: RunConfig,
+) -> Outcome:
+    """Run the settings that are not sealed and seal them."""
+    open_jobs = [(s, f) for s, f in zip(grid, folders, strict=True) if not f.sealed]
+    jobs = [runner.Job(s, f, f.done(), records.Writer(f.path)) for s, f in open_jobs]
+    missing = sum(len(dataset.examples) - len(job.done) for job in jobs)
+    failed = 0
+    try:
+        if missing:
+            with _Progress(missing) as progress:
+                batches = batching.plan(groups, runner.batch_size())
+                failed = runner.evaluate(
+                    jobs, batches, dataset, source, config, between=progress.advance
+                )
+    finally:
+        for job in jobs:
+            job.writer.close()
+    for job in jobs:
+        job.folder.seal()
+    return Outcome(tuple(folder.path for folder in folders), failed, missing - failed)
+
+
+class _Progress:
+    """Counts durable answers on stderr, and turns SIGTERM into a stop between two batches."""
+
+    def __init__(self, total: int):
+        interval = 0.5 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm.tqdm(
+            total=total, unit="answer", mininterval=interval, file=sys.stderr, leave=True
+        )
+        self._stop = False
+
+    def __enter__(self) -> _Progress:
+        self._previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+        self._bar.close()
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self._stop = True
+
+    def advance(self, rows: int) -> None:
+        """Count rows made durable; raise InterruptedRunError if SIGTERM came."""
+        self._bar.update(rows)
+        if self._stop:
+            raise InterruptedRunError("stopped by SIGTERM")
+
+
+def _identity(
+    benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset
+) -> dict[str, Any]:
+    """Return all that decides the answers of every setting."""
+    first = dataset.examples[0]
+    before, after = prompts.vicuna_v1(first.user_text)
+    return {
+        "schema": records.SCHEMA,
+        "benchmark": benchmark.name,
+        "weights": source.digest(),
+        "tokenizer": source.tokenizer.digest,
+        "dtype": source.dtype,
+        "quantization": None,
+        "data": {"sha256": dataset.digest(), "rows": len(dataset.examples)},
+        "prompt": {
+            "template": "vicuna_v1",
+            "before": source.tokenizer.first(before),
+            "after_of_row_0": source.tokenizer.rest(after),
+        },
+        "preprocessing": f"{config.preprocessing}-pillow-bicubic-{source.cfg.vision.image_size}",
+        "confidence": {"route": "first_token", "choices_of_row_0": first.choices},
+    }
+
+
+def _open(
+    setting: Setting,
+    config: RunConfig,
+    identity: Mapping[str, Any],
+    groups: tuple[batching.ImageGroup, ...],
+) -> RunFolder:
+    """Make or find a setting's folder."""
+    full = setting.name == FULL  # where order and positions make no difference
+    own = {
+        "setting": setting.describe(),
+        "order": "raster" if full else config.order,
+        "positions": "contiguous" if full else config.positions,
+        "select_dtype": "float32",
+    }
+    plan = {"images": len(groups), "images_per_batch": runner.batch_size()}
+    # Through JSON and back, so that it compares equal with what a run.json holds.
+    whole = records.canonical_copy({**identity, **own})
+    return RunFolder.open(
+        pathlib.Path(config.out) / setting.id,
+        whole,
+        [row.key for group in groups for row in group.rows],
+        plan=plan,
+        setting=setting.describe(),
+        flagfile=flags.flagfile(config, setting.describe()),
+        fork=config.fork,
+    )
+
+
+def _describe(
+    grid: tuple[Setting, ...], groups: tuple[batching.ImageGroup, ...], dataset: Dataset
+) -> str:
+    """Return the plan in words."""
+    distinct = sum(len(group.questions) for group in groups)
+    rows = len(dataset.examples)
+    lines = [
+        f"{dataset.source}: {rows} rows, {distinct} distinct questions, {len(groups)} pictures",
+        *(f"  {setting.id}: {rows} answers" for setting in grid),
+    ]
+    return "\n".join(lines)

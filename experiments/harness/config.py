@@ -1,0 +1,157 @@
+"""What a run is: a grid of settings over one benchmark and one model."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pruning
+from experiments.harness.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One point of the grid: a pruner with its hyper-parameters, a budget and a seed.
+
+    Attributes:
+        pruner: instance of a registered class.
+        budget: tokens to keep, K.
+        seed: of stochastic pruners; None for the others, which do not depend on it.
+    """
+
+    pruner: Any
+    budget: int
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """The pruner's name."""
+        return self.pruner.name
+
+    @property
+    def id(self) -> str:
+        """Name of the setting's folder."""
+        if self.name == FULL:
+            return FULL
+        values = {"k": self.budget} | pruning.hyperparameters(self.pruner)
+        values |= {} if self.seed is None else {"seed": self.seed}
+        return "_".join([self.name, *(f"{name}{_plain(value)}" for name, value in values.items())])
+
+    def describe(self) -> dict[str, Any]:
+        """Return the setting as results.json shows it."""
+        values = {name: _json(v) for name, v in pruning.hyperparameters(self.pruner).items()}
+        return {"pruner": self.name, "budget": self.budget, "seed": self.seed} | values
+
+
+FULL = "none"
+"""The pruner that keeps everything; every table has its row."""
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _json(value: Any) -> Any:
+    return value if isinstance(value, int | float | str | None) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything the flags say.
+
+    Attributes:
+        model: folder, hub id or ``pocket``.
+        data: folder or ``scenes``.
+        pruners: names, in the order given.
+        budgets: tokens to keep.
+        hyperparameters: name → values, only those given.
+        seeds: of stochastic pruners.
+        limit: pictures, None for the benchmark's default.
+        order: how kept tokens are handed over, ``raster`` or ``selection``.
+        positions: ``contiguous`` or ``original``.
+        mode: ``default`` or ``paper`` statistics.
+        dtype: of the model, None for the default.
+        preprocessing: ``pad`` or ``center_crop``.
+        out: run folder.
+        fork: start a new folder where the setting's folder holds another run.
+        allow_failed: report although rows failed.
+        offline: open no socket.
+        dry_run: print the plan and stop.
+    """
+
+    model: str
+    data: str
+    pruners: tuple[str, ...]
+    budgets: tuple[int, ...]
+    hyperparameters: Mapping[str, tuple[Any, ...]]
+    seeds: tuple[int, ...]
+    limit: int | None
+    order: str
+    positions: str
+    mode: str
+    dtype: str | None
+    preprocessing: str
+    out: str
+    fork: bool
+    allow_failed: bool
+    offline: bool
+    dry_run: bool
+
+
+def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
+    """Return the grid's distinct settings, full tokens first.
+
+    Args:
+        config: the run.
+        num_tokens: N of the model.
+
+    Raises:
+        UsageError: a hyper-parameter that no listed pruner has or can take, a budget out of
+            range.
+    """
+    _refuse_unused(config)
+    if wrong := [k for k in config.budgets if not 1 <= k <= num_tokens]:
+        raise UsageError(f"--budget={wrong[0]} is outside 1..{num_tokens}, the model's tokens")
+    found = [Setting(pruning.get(FULL)(), num_tokens, None)]
+    for name in config.pruners:
+        if name == FULL:
+            continue
+        cls = pruning.get(name)
+        for values in _grid(cls, config.hyperparameters):
+            pruner = _checked(cls, values)
+            seeds: Sequence[int | None] = config.seeds if cls.stochastic else (None,)
+            found += [Setting(pruner, k, s) for k in config.budgets for s in seeds]
+    return tuple({setting.id: setting for setting in found}.values())
+
+
+def _checked(cls: Any, values: Mapping[str, Any]) -> Any:
+    """Return a pruner whose hyper-parameters it can take."""
+    pruner = cls(**values)
+    try:
+        pruner.check()
+    except ValueError as error:
+        raise UsageError(f"--pruner={cls.name}: {error}") from None
+    return pruner
+
+
+def _grid(cls: Any, given: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Return every combination of the given values that the pruner has fields for."""
+    names = [name for name in pruning.hyperparameters(cls) if name in given]
+    return [
+        dict(zip(names, values, strict=True))
+        for values in itertools.product(*(given[name] for name in names))
+    ]
+
+
+def _refuse_unused(config: RunConfig) -> None:
+    """Raise UsageError if a hyper-parameter was given that no listed pruner has."""
+    owners = {name: pruning.hyperparameters(pruning.get(name)) for name in config.pruners}
+    for flag in config.hyperparameters:
+        if not any(flag in fields for fields in owners.values()):
+            have = [n for n in pruning.names() if flag in pruning.hyperparameters(pruning.get(n))]
+            raise UsageError(
+                f"--{flag} is not a hyper-parameter of {', '.join(config.pruners)}; "
+                f"{', '.join(have)} has it"
+            )

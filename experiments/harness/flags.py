@@ -1,0 +1,143 @@
+"""The command line shared by every benchmark; pruners' flags come from their dataclasses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+import pruning
+from experiments.harness.config import FULL, RunConfig
+from experiments.harness.errors import UsageError
+
+FLAGS = flags.FLAGS
+
+
+class _List(flags.ArgumentParser):
+    """Parse ``a,b,c`` to a tuple; the flag may be repeated too."""
+
+    def __init__(self, parse: Callable[[str], Any], kind: str):
+        super().__init__()
+        self._parse = parse
+        self.syntactic_help = f"comma-separated {kind}s"
+
+    def parse(self, argument: str) -> tuple[Any, ...]:
+        """Return the values of one occurrence of the flag."""
+        values = [part.strip() for part in argument.split(",")]
+        if "" in values:
+            raise ValueError(f"an empty value in {argument!r}")
+        return tuple(self._parse(value) for value in values)
+
+    def flag_type(self) -> str:
+        """Return the type's name for --help."""
+        return self.syntactic_help
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+_KINDS: dict[type, tuple[Callable[[str], Any], str]] = {
+    float: (_finite, "float"),
+    int: (int, "integer"),
+    str: (str, "word"),
+}
+
+
+def _define_list(name: str, default: str | None, kind: type, text: str) -> None:
+    flags.DEFINE_multi(_List(*_KINDS[kind]), flags.ArgumentSerializer(), name, default, text, FLAGS)
+
+
+def _hyperparameter_defaults() -> dict[str, dict[str, Any]]:
+    """Return field → {pruner: default} over all registered pruners."""
+    fields: dict[str, dict[str, Any]] = {}
+    for name in pruning.names():
+        for field, default in pruning.hyperparameters(pruning.get(name)).items():
+            fields.setdefault(field, {})[name] = default
+    return fields
+
+
+def define(benchmark: str) -> None:
+    """Define the flags of a benchmark's command line."""
+    flags.DEFINE_string("model", "pocket", "folder, hub id, or pocket (the embedded model)")
+    flags.DEFINE_string("data", "scenes", "folder, or scenes (the embedded pictures)")
+    _define_list("pruner", FULL, str, f"of {', '.join(pruning.names())}")
+    _define_list("budget", "128", int, "visual tokens to keep; none ignores it")
+    _define_list("seed", "0", int, "of stochastic pruners")
+    for field, defaults in _hyperparameter_defaults().items():
+        kind = type(next(iter(defaults.values())))
+        owners = ", ".join(f"{name} (default {value})" for name, value in defaults.items())
+        _define_list(field, None, kind, f"hyper-parameter of {owners}")
+    flags.DEFINE_integer("limit", None, "pictures, from the first", lower_bound=1)
+    flags.DEFINE_enum("order", "raster", ["raster", "selection"], "of kept tokens")
+    flags.DEFINE_enum(
+        "positions", "contiguous", ["contiguous", "original"], "renumber kept tokens or not"
+    )
+    flags.DEFINE_enum("mode", "default", ["default", "paper"], "statistics: right, or the paper's")
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "float16", "bfloat16"], "of the model (default: by its size)"
+    )
+    flags.DEFINE_enum("select_dtype", "float32", ["float32"], "tokens are selected in this dtype")
+    flags.DEFINE_enum(
+        "preprocessing", "pad", ["pad", "center_crop"], "pad: LLaVA's; center_crop: Hugging Face's"
+    )
+    flags.DEFINE_string("out", f"runs/{benchmark}", "run folder; the same command resumes")
+    flags.DEFINE_bool("fork", False, "new folder where the setting's folder holds another run")
+    flags.DEFINE_bool("allow_failed", False, "go on past unreadable pictures and report the rest")
+    flags.DEFINE_bool("offline", False, "open no network connection")
+    flags.DEFINE_bool("dry_run", False, "print the plan and stop")
+
+
+def _flat(name: str) -> tuple[Any, ...]:
+    """Return a list flag's values over all its occurrences, without repeats."""
+    return tuple(dict.fromkeys(value for part in FLAGS[name].value for value in part))
+
+
+def run_config() -> RunConfig:
+    """Return what the parsed flags say.
+
+    Raises:
+        UsageError: a pruner that does not exist.
+    """
+    for name in _flat("pruner"):
+        if name not in pruning.names():
+            known = ", ".join(pruning.names())
+            raise UsageError(f"--pruner={name} does not exist; known: {known}")
+    given = {name: _flat(name) for name in _hyperparameter_defaults() if FLAGS[name].value}
+    return RunConfig(
+        pruners=_flat("pruner"),
+        budgets=_flat("budget"),
+        seeds=_flat("seed"),
+        hyperparameters=given,
+        **{name: FLAGS[name].value for name in _PLAIN},
+    )
+
+
+_PLAIN = (
+    *("model", "data", "limit", "order", "positions", "mode", "dtype", "preprocessing"),
+    *("out", "fork", "allow_failed", "offline", "dry_run"),
+)
+
+
+def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:
+    """Return the flags that run one setting again.
+
+    Args:
+        config: the run.
+        setting: ``Setting.describe()``.
+    """
+    lines = {name: getattr(config, name) for name in _PLAIN if name not in _ONE_OFF}
+    lines |= setting if setting["pruner"] != FULL else {"pruner": FULL}
+    return "".join(
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}\n"
+        for name, value in lines.items()
+        if value is not None
+    )
+
+
+_ONE_OFF = ("fork", "dry_run")

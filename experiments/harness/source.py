@@ -1,0 +1,108 @@
+"""From the --model flag to a loaded engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+
+import jax
+import numpy as np
+
+import llava_jax
+from experiments.harness.errors import InputError
+from llava_jax import checkpoint, prompts
+from llava_jax.config import LlavaConfig
+from llava_jax.engine import Engine
+
+POCKET = "pocket"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ("*.json", "*.safetensors")
+_SMALL_MODEL = 5e8
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model on disk, not loaded yet.
+
+    Attributes:
+        folder: where it lies.
+        cfg: its shapes.
+        tokenizer: its tokenizer.
+        dtype: it is to be run in.
+    """
+
+    folder: pathlib.Path
+    cfg: LlavaConfig
+    tokenizer: prompts.Tokenizer
+    dtype: str
+
+    def digest(self) -> str:
+        """Return the sha256 of the weight files.
+
+        Raises:
+            InputError: there are none, or they cannot be read.
+        """
+        try:
+            return checkpoint.digest(self.folder)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--model={self.folder}: {error}") from None
+
+    def load(self) -> Engine:
+        """Load the parameters.
+
+        Raises:
+            InputError: they do not fill the model, or cannot be read.
+        """
+        try:
+            return Engine(checkpoint.load(self.folder, self.cfg, np.dtype(self.dtype)), self.cfg)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--model={self.folder}: {error}") from None
+
+
+def find(model: str, dtype: str | None, *, offline: bool) -> Source:
+    """Find a model and read its small files.
+
+    Args:
+        model: ``pocket``, a folder, or a hub id.
+        dtype: None for the default of its size and the device.
+        offline: refuse hub ids that are not in the local cache.
+
+    Raises:
+        InputError: it is not there or not LLaVA-1.5.
+    """
+    folder = _folder(model, offline=offline)
+    try:
+        cfg = checkpoint.read_config(folder)
+        tokenizer = prompts.Tokenizer.from_folder(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model={model}: {error}") from None
+    dtype = dtype or default_dtype(checkpoint.num_parameters(cfg))
+    return Source(folder, cfg, tokenizer, dtype)
+
+
+def default_dtype(num_parameters: int) -> str:
+    """Return float32 below 0.5 B parameters, else float16 on GPU and bfloat16 elsewhere."""
+    if num_parameters < _SMALL_MODEL:
+        return "float32"
+    return "float16" if jax.default_backend() == "gpu" else "bfloat16"
+
+
+def _folder(model: str, *, offline: bool) -> pathlib.Path:
+    if model == POCKET:
+        return pathlib.Path(llava_jax.__file__).parent / POCKET
+    folder = pathlib.Path(model)
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(model):
+        raise InputError(f"--model={model} is no folder, no hub id and not {POCKET!r}")
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            model, allow_patterns=_HUB_FILES, local_files_only=offline
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--model={model} is no folder here, and the hub says: {reason}") from None
+    return pathlib.Path(found)

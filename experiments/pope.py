@@ -1,0 +1,161 @@
+"""POPE: is there a thing in the picture? (Li et al. 2023, "Evaluating Object Hallucination").
+
+    python -m experiments.pope --pruner=scope --alpha=0
+    python -m experiments.pope --model=llava-1.5-7b-hf --data=pope --pruner=scope --budget=64,128
+
+``--data`` is a folder with ``coco/coco_pope_{random,popular,adversarial}.json`` (JSON lines) and
+the pictures in ``val2014/``, or ``scenes``, the embedded world in POPE's protocol.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from experiments import application, scenes
+from experiments.harness.benchmark import Benchmark, Dataset, Example
+from experiments.harness.errors import InputError
+from llava_jax import images, prompts
+
+SPLITS = ("random", "popular", "adversarial")
+LABELS = ("yes", "no")
+CHOICES = (("Yes", "yes"), ("No", "no"))
+"""The paper sums both spellings of an answer (§3.2)."""
+
+_SCENES, _SCENES_IMAGES, _SCENES_LIMIT = "scenes", 500, 60
+_ROWS = {"random": (3000, 2910), "popular": (3000,), "adversarial": (3000,)}
+_KEYS = ("question_id", "image", "text", "label")
+
+
+def load(data: str) -> Dataset:
+    """Return POPE's questions from a folder, or those of the embedded scenes.
+
+    Raises:
+        InputError: a file is missing or malformed; it names the file, the line or the question.
+    """
+    return _load_scenes() if data == _SCENES else _load_folder(pathlib.Path(data))
+
+
+def _example(split: str, number: Any, image: str, text: str, label: str) -> Example:
+    user_text = text + prompts.SHORT_ANSWER
+    return Example(f"{split}/{number}", image, user_text, CHOICES, LABELS.index(label), split)
+
+
+def _load_folder(folder: pathlib.Path) -> Dataset:
+    """Read the original files."""
+    if not folder.is_dir():
+        raise InputError(f"--data={folder} is not a folder (nor {_SCENES!r})")
+    examples: list[Example] = []
+    for split in SPLITS:
+        file = folder / "coco" / f"coco_pope_{split}.json"
+        if file.is_file():
+            found = _read_split(file, split)
+            if len(found) not in _ROWS[split]:
+                logging.warning("%s has %d rows, POPE's has %s", file, len(found), _ROWS[split])
+            examples += found
+        else:
+            logging.warning("no %s: the split %s is left out", file, split)
+    if not examples:
+        raise InputError(f"--data={folder} has no coco/coco_pope_*.json")
+    pictures = folder / "val2014"
+    if not pictures.is_dir():
+        raise InputError(f"--data={folder} has no folder val2014 with the pictures")
+    for example in examples:
+        _picture(pictures, example)
+    return Dataset(
+        tuple(examples),
+        open_image=lambda image: images.decode((pictures / image).read_bytes(), image),
+        image_digest=lambda image: hashlib.sha256((pictures / image).read_bytes()).hexdigest(),
+        source=str(folder),
+    )
+
+
+def _picture(pictures: pathlib.Path, example: Example) -> None:
+    """Refuse a picture that is not there or lies outside the picture folder."""
+    name = f"question {example.key}: picture {example.image}"
+    if not (pictures / example.image).resolve().is_relative_to(pictures.resolve()):
+        raise InputError(f"{name} lies outside {pictures}")
+    if not (pictures / example.image).is_file():
+        raise InputError(f"{name} is not in {pictures}")
+
+
+def _read_split(file: pathlib.Path, split: str) -> list[Example]:
+    """Read one question file."""
+    examples: dict[str, Example] = {}
+    for number, row in _rows(file):
+        where = f"{file} line {number}"
+        if absent := [key for key in _KEYS if key not in row]:
+            raise InputError(f"{where} lacks {', '.join(absent)}")
+        label = str(row["label"]).lower()
+        if label not in LABELS:
+            identity = f"question_id {row['question_id']}"
+            raise InputError(f"{where}, {identity}: label {row['label']!r} is not yes or no")
+        example = _example(split, row["question_id"], str(row["image"]), str(row["text"]), label)
+        if example.key in examples:
+            raise InputError(f"{where}: question_id {row['question_id']} occurs twice")
+        examples[example.key] = example
+    if not examples:
+        raise InputError(f"{file} has no questions")
+    return list(examples.values())
+
+
+def _rows(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, JSON object) of a JSON-lines file; blank lines are passed over."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 at byte {error.start}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file} line {number} is not JSON: {error.msg}") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{file} line {number} is not a JSON object; JSON lines are expected")
+        yield number, row
+
+
+def _load_scenes() -> Dataset:
+    """Ask POPE's questions about the embedded test world."""
+    world = scenes.world("test")
+    examples, index_of = [], {}
+    for index in range(_SCENES_IMAGES):
+        image = f"test-{index:05d}"
+        index_of[image] = index
+        for place, row in enumerate(scenes.pope_questions(world, index)):
+            split, text, label, _ = row
+            number = 6 * index + place % 6 + 1
+            examples.append(_example(split, number, image, text, label))
+
+    @functools.lru_cache(maxsize=_SCENES_LIMIT)
+    def pixels(image: str) -> np.ndarray:
+        return scenes.scene(world, index_of[image]).image
+
+    return Dataset(
+        tuple(examples),
+        open_image=lambda image: Image.fromarray(pixels(image)),
+        image_digest=lambda image: hashlib.sha256(pixels(image).tobytes()).hexdigest(),
+        source=f"embedded scenes, version {scenes.VERSION}",
+    )
+
+
+BENCHMARK = Benchmark(
+    name="pope",
+    load=load,
+    splits=SPLITS,
+    default_limit=lambda data: _SCENES_LIMIT if data == _SCENES else None,
+)
+
+
+if __name__ == "__main__":
+    application.start(BENCHMARK)

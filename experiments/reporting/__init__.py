@@ -1,0 +1,1 @@
+"""The second program: from records to tables. It loads no model."""

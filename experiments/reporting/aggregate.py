@@ -1,0 +1,135 @@
+"""From the record folders of a run to results.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import calibration
+from experiments.harness import records
+from experiments.reporting import predictions
+
+RESULTS = "results.json"
+_BOOTSTRAP_SEED = 0
+_NOT_A_PARAMETER = ("setting", "n", "images", "failed", "mode", "records", "metrics", "splits")
+
+
+def results(
+    out: pathlib.Path, folders: Sequence[pathlib.Path], splits: Sequence[str], mode: str
+) -> dict[str, Any]:
+    """Evaluate the settings of a run folder and write results.json.
+
+    Settings that are sealed and were evaluated before with the same records and mode are taken
+    from the last results.json.
+
+    Args:
+        out: the run folder.
+        folders: settings to report even if rows failed.
+        splits: names, in the order of the tables.
+        mode: ``default`` or ``paper`` statistics.
+
+    Returns:
+        Contents of results.json: ``settings`` and ``over_seeds``.
+    """
+    sealed = [file.parent for file in sorted(out.glob(f"*/{records.SEALED}"))]
+    known = {(e["setting"], e["records"], e["mode"]): e for e in _previous(out)}
+    entries = []
+    for folder in dict.fromkeys([*folders, *sealed]):
+        state = _state(folder)
+        entry = known.get((folder.name, state, mode)) if state else None
+        entries.append(entry or _evaluate(folder, state, splits, mode))
+    content = {"settings": entries, "over_seeds": over_seeds(entries)}
+    records.write_atomically(out / RESULTS, content)
+    return content
+
+
+def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the settings of the last results.json, none if there is none to read."""
+    try:
+        return json.loads((out / RESULTS).read_text())["settings"]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _state(folder: pathlib.Path) -> str | None:
+    """Return the hash of a sealed folder's records, None if it is not sealed."""
+    file = folder / records.SEALED
+    return json.loads(file.read_text())["sha256"] if file.is_file() else None
+
+
+def _evaluate(
+    folder: pathlib.Path, state: str | None, splits: Sequence[str], mode: str
+) -> dict[str, Any]:
+    """Compute one setting's entry of results.json."""
+    run, rows = predictions.read_run(folder), predictions.load(folder, splits)
+    report = calibration.report.evaluate(
+        rows.log_masses,
+        rows.label,
+        rows.answer_log_mass,
+        valid=rows.valid,
+        group=rows.image,
+        split=rows.split,
+        num_splits=len(splits),
+        key=jax.random.key(_BOOTSTRAP_SEED),
+        mode=mode,
+    )
+    report = jax.tree.map(np.asarray, report)
+    counts = np.bincount(rows.split, minlength=len(splits))
+    return {
+        "setting": folder.name,
+        **run["setting"],
+        "n": len(rows.label),
+        "images": int(rows.image.max()) + 1,
+        "failed": run["expected"]["rows"] - len(rows.label),
+        "mode": mode,
+        "records": state,
+        "metrics": {name: _interval(found, ...) for name, found in report.metrics.items()},
+        "splits": {
+            split: {"n": int(counts[index])}
+            | {name: _interval(found, index) for name, found in report.splits.items()}
+            for index, split in enumerate(splits)
+            if counts[index]
+        },
+    }
+
+
+def _interval(found: Any, index: Any) -> dict[str, float | None]:
+    """Return {"value", "low", "high"}, None where there is no number."""
+    ends = {"value": found.value, "low": found.low, "high": found.high}
+    return {name: _number(np.asarray(value)[index]) for name, value in ends.items()}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def over_seeds(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean and standard deviation (ddof = 1) of settings that differ in the seed alone."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        if entry["seed"] is not None:
+            same = {k: v for k, v in entry.items() if k not in ("seed", *_NOT_A_PARAMETER)}
+            groups.setdefault(json.dumps(same | {"mode": entry["mode"]}), []).append(entry)
+    return [
+        json.loads(same)
+        | {
+            "seeds": [entry["seed"] for entry in group],
+            "metrics": {name: _spread(group, name) for name in group[0]["metrics"]},
+        }
+        for same, group in groups.items()
+        if len(group) > 1
+    ]
+
+
+def _spread(group: Sequence[Mapping[str, Any]], name: str) -> dict[str, float | None]:
+    values = [entry["metrics"][name]["value"] for entry in group]
+    if None in values:
+        return {"mean": None, "sd": None}
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values)}

@@ -1,0 +1,86 @@
+"""Tables for the terminal: one row per setting, its 95 % interval below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# (heading, metric, factor, digits): the paper's columns, accuracy and overconfidence in points.
+COLUMNS = (
+    ("acc %", "accuracy", 100, 1),
+    ("conf %", "mean_confidence", 100, 1),
+    ("over", "overconfidence", 100, 1),
+    ("ECE", "ece", 1, 3),
+    ("Brier", "brier", 1, 3),
+    ("NLL", "nll", 1, 3),
+    ("AURC", "aurc", 1, 3),
+    ("acc@80 %", "accuracy_at_80", 100, 1),
+    ("T", "temperature", 1, 2),
+    ("T grid", "temperature_grid", 1, 2),
+    ("cv ECE", "cross_validated_ece", 1, 3),
+    ("mass", "answer_mass", 1, 3),
+)
+
+
+def render(entries: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
+    """Return the pooled table and one table per split.
+
+    Args:
+        entries: of results.json.
+        splits: names, in order.
+    """
+    parts = [_table("all", [(e["setting"], e["n"], e["metrics"]) for e in entries])]
+    for split in splits:
+        found = [(e["setting"], e["splits"][split]) for e in entries if split in e["splits"]]
+        if found:
+            parts.append(_table(split, [(name, m["n"], m) for name, m in found]))
+    return "\n\n".join(parts)
+
+
+def _table(title: str, rows: Sequence[tuple[str, int, Mapping[str, Any]]]) -> str:
+    lines = [[title, "n", *(heading for heading, *_ in COLUMNS)]]
+    for name, n, metrics in rows:
+        lines.append([name, str(n), *(_value(metrics, column) for column in COLUMNS)])
+        lines.append(["", "", *(_interval(metrics, column) for column in COLUMNS)])
+    return _align(lines)
+
+
+def _align(lines: Sequence[Sequence[str]]) -> str:
+    """Pad cells to columns, the first to the left and the others to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = []
+    for first, *others in lines:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        rows.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(rows)
+
+
+def _value(metrics: Mapping[str, Any], column: tuple[str, str, int, int]) -> str:
+    _, name, factor, digits = column
+    value = metrics[name]["value"]
+    return "–" if value is None else f"{factor * value:.{digits}f}"
+
+
+def _interval(metrics: Mapping[str, Any], column: tuple[str, str, int, int]) -> str:
+    _, name, factor, digits = column
+    low, high = metrics[name]["low"], metrics[name]["high"]
+    if low is None or high is None:
+        return ""
+    return f"{factor * low:.{digits}f}–{factor * high:.{digits}f}"
+
+
+def render_over_seeds(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return mean ± standard deviation of settings run with several seeds; empty if none was."""
+    if not entries:
+        return ""
+    lines = [["over seeds", *(heading for heading, *_ in COLUMNS)]]
+    for entry in entries:
+        name = f"{entry['pruner']} K={entry['budget']}, {len(entry['seeds'])} seeds"
+        lines.append([name, *(_spread(entry["metrics"], column) for column in COLUMNS)])
+    return _align(lines)
+
+
+def _spread(metrics: Mapping[str, Any], column: tuple[str, str, int, int]) -> str:
+    _, name, factor, digits = column
+    mean, sd = metrics[name]["mean"], metrics[name]["sd"]
+    return "–" if mean is None else f"{factor * mean:.{digits}f} ± {factor * sd:.{digits}f}"

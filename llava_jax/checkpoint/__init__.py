@@ -1,0 +1,64 @@
+"""Loading a model's parameters from a folder, whatever its format.
+
+Orbax costs half a second to import, so it is imported only where such a folder is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pathlib
+from typing import Any
+
+from llava_jax.checkpoint import huggingface, tensors
+from llava_jax.checkpoint.rules import ConversionError
+from llava_jax.config import LlavaConfig
+
+__all__ = ["ConversionError", "digest", "load", "num_parameters", "read_config"]
+
+read_config = huggingface.read_config
+
+
+def load(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
+    """Load parameters from a Hugging Face folder or a converted one.
+
+    Args:
+        folder: with config.json and safetensors, or written by ``python -m
+            llava_jax.checkpoint``.
+        cfg: the model's shapes, from ``read_config``.
+        dtype: of the parameters.
+
+    Returns:
+        The parameter tree.
+
+    Raises:
+        FileNotFoundError: no weights there.
+        ValueError: a malformed file.
+        ConversionError: the weights do not fill the model exactly.
+    """
+    if (folder / tensors.CONVERTED).is_file():
+        from llava_jax.checkpoint import store
+
+        return store.restore(folder, cfg, dtype)
+    return huggingface.load(folder, cfg, dtype)
+
+
+def num_parameters(cfg: LlavaConfig) -> int:
+    """Return how many parameters a model of these shapes has."""
+    return sum(
+        math.prod(leaf.shape) for leaf in huggingface.flatten(huggingface.abstract(cfg)).values()
+    )
+
+
+def digest(folder: pathlib.Path) -> str:
+    """Return a sha256 over the names and bytes of a checkpoint's weight files."""
+    converted = (folder / tensors.CONVERTED).is_file()
+    files = (
+        sorted(p for p in folder.rglob("*") if p.is_file()) if converted else tensors.files(folder)
+    )
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        total.update(f"{file.relative_to(folder)} {content}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,92 @@
+"""Hugging Face LLaVA folders: config.json and safetensors to parameters, and back."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from llava_jax import parameters
+from llava_jax.checkpoint import rules, tensors
+from llava_jax.config import LlavaConfig, from_hf
+
+
+def read_config(folder: pathlib.Path) -> LlavaConfig:
+    """Read the shapes of the model in a folder from its config.json.
+
+    Raises:
+        FileNotFoundError: no config.json.
+        ValueError: it is not JSON, or not LLaVA-1.5.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no config.json in {folder}")
+    try:
+        return from_hf(json.loads(file.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+
+
+def abstract(cfg: LlavaConfig, dtype: Any = np.float32) -> dict[str, Any]:
+    """Return the parameter tree as shapes and dtypes, without values."""
+    return jax.eval_shape(lambda key: parameters.init(key, cfg, dtype), jax.random.key(0))
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Return path → leaf of a parameter tree, paths joined by ``/``."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def plan(folder: pathlib.Path, cfg: LlavaConfig) -> dict[str, tensors.Tensor]:
+    """Assign every parameter of the model a tensor of the folder, from headers only.
+
+    Returns:
+        path → tensor.
+
+    Raises:
+        ConversionError: the folder does not fill the model exactly.
+    """
+    found = tensors.tensors(folder)
+    targets = {path: leaf.shape for path, leaf in flatten(abstract(cfg)).items()}
+    matched = rules.match({key: tensor.shape for key, tensor in found.items()}, targets)
+    return {path: found[key] for path, key in matched.items()}
+
+
+def load(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
+    """Load the parameters one tensor at a time.
+
+    Args:
+        folder: with safetensors.
+        cfg: the model's shapes.
+        dtype: of the parameters; tensors that already have it are mapped, not copied, where
+            the file's alignment allows it.
+
+    Returns:
+        The parameter tree.
+    """
+    sources = plan(folder, cfg)
+    tree = abstract(cfg)
+    leaves = [
+        jax.device_put(sources[path].read().astype(dtype, copy=False)) for path in flatten(tree)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def save(folder: pathlib.Path, params: Any, config: dict[str, Any], dtype: Any) -> None:
+    """Write parameters as a Hugging Face folder with the hub's key names.
+
+    Args:
+        folder: made if it is not there.
+        params: the parameter tree.
+        config: contents of config.json.
+        dtype: of the tensors on disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = {rules.key_of(p): np.asarray(x).astype(dtype) for p, x in flatten(params).items()}
+    safetensors.numpy.save_file(weights, folder / tensors.SINGLE, metadata={"format": "pt"})

@@ -1,0 +1,94 @@
+"""Runs a model on batches: the one place of this package that compiles.
+
+Each stage is compiled once per shape and called from Python, so compile time does not grow with
+depth and no weights are stacked or copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from llava_jax import model
+from llava_jax.config import LlavaConfig
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a stage under ``jax.jit``, its config static."""
+    static = [name for name in ("cfg",) if name in inspect.signature(function).parameters]
+    return jax.jit(function, static_argnames=static)
+
+
+class Engine:
+    """A loaded model.
+
+    Attributes:
+        params: the parameter tree.
+        cfg: its shapes.
+    """
+
+    def __init__(self, params: model.Params, cfg: LlavaConfig):
+        self.params = params
+        self.cfg = cfg
+
+    def encode(
+        self, pixels: jax.Array, outputs: Sequence[str], saliency_layers: Sequence[int] = ()
+    ) -> model.VisionOutputs:
+        """Run the vision tower on float[G, H, W, 3]; see ``model.encode``."""
+        return model.encode(
+            self.params,
+            pixels,
+            cfg=self.cfg,
+            outputs=outputs,
+            saliency_layers=saliency_layers,
+            stage=_compiled,
+        )
+
+    def prefill(
+        self,
+        prompt_ids: jax.Array,
+        features: jax.Array,
+        kept: jax.Array,
+        *,
+        original_positions: bool = False,
+    ) -> model.Prefix:
+        """Compute the prefix that the questions of each picture share.
+
+        Args:
+            prompt_ids: int[S], text before the picture.
+            features: float[G, N, Dv], all visual tokens before the projector.
+            kept: int[G, K], which of them the decoder sees, in the order to hand over.
+            original_positions: keep each token's place among the N; otherwise renumber 0..K−1.
+
+        Returns:
+            The prefix of S + K tokens.
+        """
+        image, places = _compiled(_gather)(self.params["projector"], features, kept)
+        span = features.shape[1] if original_positions else kept.shape[1]
+        return model.prefill(
+            self.params,
+            prompt_ids,
+            image,
+            kept if original_positions else places,
+            span,
+            cfg=self.cfg,
+            stage=_compiled,
+        )
+
+    def answer(self, prefix: model.Prefix, suffix_ids: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Return first-token logits float32[G, Q, V]; see ``model.answer``."""
+        return model.answer(self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=_compiled)
+
+
+def _gather(
+    projector: model.Params, features: jax.Array, kept: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Project the kept tokens: (float[G, K, D], their places 0..K−1)."""
+    chosen = jax.numpy.take_along_axis(features, kept[..., None], axis=1)
+    places = jax.numpy.arange(kept.shape[1], dtype=jax.numpy.int32)
+    return model.project(projector, chosen), jax.numpy.broadcast_to(places, kept.shape)

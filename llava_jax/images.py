@@ -1,0 +1,108 @@
+"""Pictures to pixels, bit-equal to LLaVA's own preprocessing (Pillow route)."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import warnings
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Mode = Literal["pad", "center_crop"]
+
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+BACKGROUND = (122, 116, 104)
+"""The padding colour, int(255 · mean) per channel."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be decoded."""
+
+
+def decode(content: bytes, name: str | pathlib.Path) -> Image.Image:
+    """Decode a picture to RGB; the type is taken from the content, alpha is dropped.
+
+    Args:
+        content: the file's bytes.
+        name: what to call it in an error.
+
+    Returns:
+        An RGB picture (the first frame of an animation; EXIF orientation is ignored, as in
+        LLaVA's file route).
+
+    Raises:
+        ImageError: not a picture, cut off, or so large that decoding it is an attack.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                return image.convert("RGB")
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        reason = str(error).split(" <_io.BytesIO")[0]
+        raise ImageError(f"picture {name} cannot be decoded: {reason}") from None
+
+
+def fit(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
+    """Bring an RGB picture to size × size.
+
+    Args:
+        image: an RGB picture.
+        size: side of the result, pixels.
+        mode: ``pad`` puts it in the middle of a square of CLIP's mean colour (LLaVA-1.5's
+            published numbers); ``center_crop`` cuts the middle square out (Hugging Face's
+            default processor).
+
+    Returns:
+        uint8[size, size, 3].
+
+    Raises:
+        ValueError: unknown mode.
+    """
+    if mode == "pad":
+        square = _pad_to_square(image).resize((size, size), Image.Resampling.BICUBIC)
+        return np.asarray(square)
+    if mode == "center_crop":
+        return _center_crop(image, size)
+    raise ValueError(f"unknown preprocessing {mode!r}; known: 'pad', 'center_crop'")
+
+
+def _pad_to_square(image: Image.Image) -> Image.Image:
+    """Paste into the middle of a square; an odd pixel goes to the right or the bottom."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), BACKGROUND)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def _center_crop(image: Image.Image, size: int) -> np.ndarray:
+    """Resize the short side to size, then cut the middle."""
+    width, height = image.size
+    short = min(width, height)
+    resized = image.resize(
+        (int(size * width / short), int(size * height / short)), Image.Resampling.BICUBIC
+    )
+    left, top = (resized.width - size) // 2, (resized.height - size) // 2
+    return np.asarray(resized)[top : top + size, left : left + size]
+
+
+def normalise(pixels: np.ndarray) -> np.ndarray:
+    """Map uint8[..., 3] to CLIP's float32[..., 3]: (x / 255 − mean) / std."""
+    return ((pixels / 255.0).astype(np.float32) - CLIP_MEAN) / CLIP_STD
+
+
+def preprocess(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
+    """Return a picture as the vision tower takes it, float32[size, size, 3]."""
+    return normalise(fit(image, size, mode))

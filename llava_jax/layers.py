@@ -1,0 +1,180 @@
+"""The pieces both towers are made of: linear maps, norms, rotary positions, attention.
+
+Axis letters, here and in the modules that build on this one: G images, Q questions, N visual
+tokens, P prefix, T suffix, L layers, D width, H heads, K key-value heads, V vocabulary.
+Weights are stored as Hugging Face stores them, [out, in], so that a checkpoint is mapped and
+never transposed. Matrix products accumulate in float32; norms and softmax run in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def dense(
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    dtype: jnp.dtype | None = None,
+) -> jax.Array:
+    """Apply y = x Wᵀ + b with float32 accumulation.
+
+    A single row is computed twice: XLA's one-row half-precision product on CPU is some twenty
+    times slower than its two-row product.
+
+    Args:
+        x: float[..., I].
+        weight: float[O, I].
+        bias: float[O] or None.
+        dtype: of the result; x's by default.
+
+    Returns:
+        float[..., O].
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    num_rows = rows.shape[0]
+    rows = jnp.concatenate([rows, rows]) if num_rows == 1 else rows
+    dims = (((1,), (1,)), ((), ()))
+    y = jax.lax.dot_general(rows, weight, dims, preferred_element_type=jnp.float32)[:num_rows]
+    if bias is not None:
+        y = y + _like(bias, y)
+    return y.astype(dtype or x.dtype).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def run(module: nn.Module, params: Mapping[str, Any], *args: Any, method: str | None = None) -> Any:
+    """Apply a linen module to its own parameters."""
+    return module.apply({"params": params}, *args, method=method)
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ (+ b), weight [out, in]."""
+
+    features: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map float[..., I] to float[..., features]."""
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
+        weight = self.param("weight", init, (self.features, x.shape[-1]), x.dtype)
+        zeros = nn.initializers.zeros
+        bias = self.param("bias", zeros, (self.features,), x.dtype) if self.use_bias else None
+        return dense(x, weight, bias)
+
+
+class LayerNorm(nn.Module):
+    """y = (x − mean) / √(var + ε) · w + b, in float32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise float[..., D] over its last axis."""
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],), x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), x.dtype)
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.eps)
+        return (y * _like(weight, y) + _like(bias, y)).astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """y = x / √(mean(x²) + ε) · w, in float32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise float[..., D] over its last axis."""
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],), x.dtype)
+        x32 = x.astype(jnp.float32)
+        y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.eps)
+        return (y * _like(weight, y)).astype(x.dtype)
+
+
+def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """Broadcast a [D] parameter to x's shape in float32."""
+    return jnp.broadcast_to(vector.astype(jnp.float32), x.shape)
+
+
+def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+    """Rotate queries or keys by their positions (RoPE, half-split layout of Llama).
+
+    (x₁, x₂) → (x₁ cos φ − x₂ sin φ, x₂ cos φ + x₁ sin φ),  φ = position · θ^(−2i/d).
+
+    Args:
+        x: float[..., T, H, d].
+        positions: int[..., T], broadcastable against x's leading axes.
+        theta: base θ.
+
+    Returns:
+        float[..., T, H, d] in x's dtype.
+    """
+    half = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None, None].astype(jnp.float32) * _expand(frequency, positions.ndim + 2)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x.dtype)
+
+
+def _expand(vector: jax.Array, ndim: int) -> jax.Array:
+    """View a [D] vector as [1, ..., 1, D] with ndim axes."""
+    return vector.reshape((1,) * (ndim - 1) + vector.shape)
+
+
+def attention_row(query: jax.Array, keys: jax.Array) -> jax.Array:
+    """Return one row of an attention matrix: softmax(q kᵀ / √d).
+
+    Args:
+        query: float[G, H, d], one query per head.
+        keys: float[G, S, H, d].
+
+    Returns:
+        float32[G, H, S]; sums to one over S.
+    """
+    scores = jnp.einsum("ghd,gshd->ghs", query, keys, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
+
+
+def prefix_attention(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    prefix_keys: jax.Array,
+    prefix_values: jax.Array,
+) -> jax.Array:
+    """Attend to a shared prefix and, causally, to the own suffix under one softmax.
+
+    softmax([q·Kprefix, q·Ksuffix]) over both segments; the prefix is never copied per question.
+    An empty prefix (P = 0) makes this plain causal attention.
+
+    Args:
+        query: float[G, Q, T, H, d].
+        keys: float[G, Q, T, K, d] of the suffix, H a multiple of K (grouped queries).
+        values: float[G, Q, T, K, d] of the suffix.
+        prefix_keys: float[G, P, K, d], one prefix per image.
+        prefix_values: float[G, P, K, d].
+
+    Returns:
+        float[G, Q, T, H, d] in query's dtype.
+    """
+    g, q, t, heads, width = query.shape
+    grouped = query.reshape(g, q, t, keys.shape[-2], -1, width)
+    f32 = {"preferred_element_type": jnp.float32}
+    before = jnp.einsum("gqtkrd,gpkd->gqkrtp", grouped, prefix_keys, **f32)
+    own = jnp.einsum("gqtkrd,gqskd->gqkrts", grouped, keys, **f32)
+    causal = jnp.tril(jnp.ones((t, t), bool)).reshape((1,) * 4 + (t, t))
+    own = jnp.where(causal, own, jnp.finfo(jnp.float32).min / 2)
+    weights = jax.nn.softmax(jnp.concatenate([before, own], -1) * width**-0.5, axis=-1)
+    weights = weights.astype(query.dtype)
+    split = prefix_keys.shape[1]
+    out = jnp.einsum("gqkrtp,gpkd->gqtkrd", weights[..., :split], prefix_values, **f32)
+    out += jnp.einsum("gqkrts,gqskd->gqtkrd", weights[..., split:], values, **f32)
+    return out.astype(query.dtype).reshape(g, q, t, heads, width)

@@ -1,0 +1,326 @@
+"""LLaVA-1.5 as pure functions: encode pictures, prefill a shared prefix, answer its questions.
+
+    pixels[G, H, W, 3] ─ encode ─► VisionOutputs ─ (prune, project) ─► image[G, K, D]
+    image ─ prefill ─► Prefix, once per picture ─ answer(suffix ids[G, Q, T]) ─► logits[G, Q, V]
+
+Parameters are a plain nested dict whose layers are a list. Every function below is a composition
+of stages; ``stage`` says how a stage is run. By default it is called as it is, so that the whole
+model can be put under one ``jax.jit``; the engine passes a cached ``jax.jit`` instead, which
+compiles each block once per shape whatever the depth.
+
+Axis letters: G images, Q questions, N visual tokens, K kept, P prefix, S prompt text before the
+picture, T suffix, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llava_jax import text, vision
+from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
+from llava_jax.layers import dense
+
+Params = Mapping[str, Any]
+Stage = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+VISION_OUTPUTS = (
+    "features",
+    "embeddings",
+    "hidden",
+    "keys",
+    "saliency",
+    "saliency_by_layer",
+)
+
+
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a stage as it is."""
+    return function
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VisionOutputs:
+    """What the vision tower says of a batch of pictures; fields not asked for are None.
+
+    Attributes:
+        features: float[G, N, Dv], hidden state of layer −2 without CLS, before the projector.
+        embeddings: float[G, N, D], the same after the projector.
+        hidden: float[G, 1+N, Dv], layer −2 with CLS first.
+        keys: float[G, 1+N, d], that layer's keys, mean over heads.
+        saliency: float32[G, N], that layer's CLS attention row, sum over heads.
+        saliency_by_layer: float32[G, n, N], the same for each layer named in the call.
+    """
+
+    features: jax.Array | None = None
+    embeddings: jax.Array | None = None
+    hidden: jax.Array | None = None
+    keys: jax.Array | None = None
+    saliency: jax.Array | None = None
+    saliency_by_layer: jax.Array | None = None
+
+    def require(self, name: str) -> jax.Array:
+        """Return an output that was asked for.
+
+        Raises:
+            ValueError: it was not.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{name} was not among the outputs asked of encode")
+        return value
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """What all questions of a picture share.
+
+    Attributes:
+        layers: keys and values of every decoder layer, float[G, P, K, d] each.
+        next_position: int32[G], position of the first suffix token.
+    """
+
+    layers: tuple[text.KeyValue, ...]
+    next_position: jax.Array
+
+    @property
+    def length(self) -> int:
+        """Tokens P in the prefix."""
+        return self.layers[0].keys.shape[1]
+
+
+def encode(
+    params: Params,
+    pixels: jax.Array,
+    *,
+    cfg: LlavaConfig,
+    outputs: Sequence[str] = ("features",),
+    saliency_layers: Sequence[int] = (),
+    stage: Stage = inline,
+) -> VisionOutputs:
+    """Run the vision tower up to layer −2 and return the named outputs.
+
+    Args:
+        params: the model.
+        pixels: float[G, H, W, 3], normalised.
+        cfg: shapes.
+        outputs: names out of ``VISION_OUTPUTS``; only these are computed.
+        saliency_layers: 0-based blocks for ``saliency_by_layer``.
+        stage: how a stage is run.
+
+    Returns:
+        The outputs; LLaVA's features are ``hidden`` without its CLS row.
+
+    Raises:
+        ValueError: a name or a layer does not exist.
+    """
+    depth = cfg.vision.feature_depth
+    if unknown := [name for name in outputs if name not in VISION_OUTPUTS]:
+        raise ValueError(f"unknown vision output {unknown}; known: {list(VISION_OUTPUTS)}")
+    if wrong := [layer for layer in saliency_layers if not 0 <= layer < depth]:
+        raise ValueError(f"saliency layer {wrong} is outside 0..{depth - 1}")
+    tower = params["vision"]
+    x = stage(vision.embed)(_without_layers(tower), pixels, cfg=cfg.vision)
+    rows, found = {}, {}
+    for index, layer in enumerate(tower["layers"][:depth]):
+        if index in saliency_layers:
+            rows[index] = stage(vision.saliency)(layer, x, cfg=cfg.vision)
+        if index == depth - 1:
+            found = _probe(layer, x, cfg=cfg.vision, outputs=outputs, stage=stage)
+        x = stage(vision.block)(layer, x, cfg=cfg.vision)
+    if "saliency_by_layer" in outputs:
+        found["saliency_by_layer"] = stage(_stack)([rows[i] for i in saliency_layers])
+    if "hidden" in outputs:
+        found["hidden"] = x
+    if "features" in outputs:
+        found["features"] = stage(_patches)(x)
+    if "embeddings" in outputs:
+        found["embeddings"] = stage(project)(params["projector"], stage(_patches)(x))
+    return VisionOutputs(**found)
+
+
+def _probe(
+    layer: Params,
+    x: jax.Array,
+    *,
+    cfg: VisionConfig,
+    outputs: Sequence[str],
+    stage: Stage,
+) -> dict[str, jax.Array]:
+    """Return the attention outputs of one block for its input x."""
+    probes = {"saliency": vision.saliency, "keys": vision.mean_keys}
+    return {name: stage(f)(layer, x, cfg=cfg) for name, f in probes.items() if name in outputs}
+
+
+def _without_layers(tower: Params) -> Params:
+    """Return a tower's own weights, so that a stage does not take the layers along."""
+    return {name: value for name, value in tower.items() if name != "layers"}
+
+
+def _patches(hidden: jax.Array) -> jax.Array:
+    return hidden[:, 1:]
+
+
+def _stack(rows: list[jax.Array]) -> jax.Array:
+    return jnp.stack(rows, axis=1)
+
+
+def project(params: Params, features: jax.Array) -> jax.Array:
+    """Map vision features float[..., Dv] to decoder inputs float[..., D] (MLP, exact GELU)."""
+    first, second = params["linear_1"], params["linear_2"]
+    x = jax.nn.gelu(dense(features, first["weight"], first["bias"]), approximate=False)
+    return dense(x, second["weight"], second["bias"])
+
+
+def prefill(
+    params: Params,
+    prompt_ids: jax.Array,
+    image: jax.Array,
+    places: jax.Array,
+    span: jax.Array | int,
+    *,
+    cfg: LlavaConfig,
+    stage: Stage = inline,
+) -> Prefix:
+    """Compute the keys and values that all questions of a picture share.
+
+    Args:
+        params: the model.
+        prompt_ids: int[S], text before the picture, BOS first.
+        image: float[G, K, D], projected kept tokens.
+        places: int[G, K], position of each kept token counted from the picture's start.
+        span: positions the picture occupies: K if kept tokens are renumbered, N if they keep
+            their own places.
+        cfg: shapes.
+        stage: how a stage is run.
+
+    Returns:
+        The prefix of S + K tokens.
+    """
+    decoder = params["text"]
+    x, positions, next_position = stage(_splice)(
+        {"embed_tokens": decoder["embed_tokens"]}, prompt_ids, image, places, span
+    )
+    nothing = text.empty_prefix(image.shape[0], x.dtype, cfg=cfg.text)
+    layers = []
+    for layer in decoder["layers"]:
+        x, kv = stage(_prefix_block)(layer, x, positions, nothing, cfg=cfg.text)
+        layers.append(kv)
+    return Prefix(tuple(layers), next_position)
+
+
+def _splice(
+    params: Params,
+    prompt_ids: jax.Array,
+    image: jax.Array,
+    places: jax.Array,
+    span: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Join prompt and picture: inputs [G, 1, S+K, D], positions [G, 1, S+K], next position [G]."""
+    g, s = image.shape[0], prompt_ids.shape[0]
+    prompt = jnp.broadcast_to(text.embed(params, prompt_ids), (g, s, image.shape[-1]))
+    x = jnp.concatenate([prompt.astype(image.dtype), image], axis=1)
+    before = jnp.broadcast_to(jnp.arange(s, dtype=jnp.int32), (g, s))
+    positions = jnp.concatenate([before, s + places.astype(jnp.int32)], axis=1)
+    return x[:, None], positions[:, None], jnp.broadcast_to(jnp.int32(s + span), (g,))
+
+
+def _prefix_block(
+    params: Params,
+    x: jax.Array,
+    positions: jax.Array,
+    prefix: text.KeyValue,
+    *,
+    cfg: TextConfig,
+) -> tuple[jax.Array, text.KeyValue]:
+    """Run a block on the prefix and drop the question axis of its keys and values."""
+    x, kv = text.block(params, x, positions, prefix, cfg=cfg)
+    return x, text.KeyValue(kv.keys[:, 0], kv.values[:, 0])
+
+
+def answer(
+    params: Params,
+    prefix: Prefix,
+    suffix_ids: jax.Array,
+    lengths: jax.Array,
+    *,
+    cfg: LlavaConfig,
+    stage: Stage = inline,
+) -> jax.Array:
+    """Return the logits of the first answer token for many questions per picture.
+
+    Args:
+        params: the model.
+        prefix: of the G pictures.
+        suffix_ids: int[G, Q, T], text after the picture, padded on the right with any id.
+        lengths: int[G, Q], true length of each suffix, 1..T.
+        cfg: shapes.
+        stage: how a stage is run.
+
+    Returns:
+        float32[G, Q, V]; −inf at ids that no tokenizer produces.
+    """
+    decoder = params["text"]
+    x, positions = stage(_suffix)(
+        {"embed_tokens": decoder["embed_tokens"]}, suffix_ids, prefix.next_position
+    )
+    for layer, kv in zip(decoder["layers"], prefix.layers, strict=True):
+        x, _ = stage(text.block)(layer, x, positions, kv, cfg=cfg.text)
+    return stage(_last_logits)(_without_layers(decoder), x, lengths, cfg=cfg)
+
+
+def _suffix(
+    params: Params, ids: jax.Array, next_position: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return suffix embeddings [G, Q, T, D] and positions [G, 1, T]."""
+    places = jnp.arange(ids.shape[-1], dtype=jnp.int32).reshape(1, 1, -1)
+    return text.embed(params, ids), next_position.reshape(-1, 1, 1) + places
+
+
+def _last_logits(
+    params: Params, x: jax.Array, lengths: jax.Array, *, cfg: LlavaConfig
+) -> jax.Array:
+    """Return float32[G, Q, V] at each suffix's own last token."""
+    last = jnp.take_along_axis(x, (lengths - 1)[..., None, None], axis=2)[:, :, 0]
+    logits = text.unembed(params, last, cfg=cfg.text)
+    real = jnp.arange(cfg.text.vocab_size).reshape(1, 1, -1) < cfg.real_vocab_size
+    return jnp.where(real, logits, -jnp.inf)
+
+
+def apply(
+    params: Params,
+    pixels: jax.Array,
+    prompt_ids: jax.Array,
+    suffix_ids: jax.Array,
+    lengths: jax.Array,
+    *,
+    cfg: LlavaConfig,
+    keep: jax.Array | None = None,
+) -> jax.Array:
+    """Answer questions about pictures, from pixels to logits, as one pure function.
+
+    Args:
+        params: the model.
+        pixels: float[G, H, W, 3], normalised.
+        prompt_ids: int[S], text before the picture.
+        suffix_ids: int[G, Q, T], text after it, padded on the right.
+        lengths: int[G, Q].
+        cfg: shapes; static under ``jax.jit``.
+        keep: int[G, K], visual tokens to keep, in the order to hand over; all by default.
+
+    Returns:
+        float32[G, Q, V], logits of the first answer token.
+    """
+    image = encode(params, pixels, cfg=cfg, outputs=("features",)).require("features")
+    if keep is not None:
+        image = jnp.take_along_axis(image, keep[..., None], axis=1)
+    places = jnp.broadcast_to(jnp.arange(image.shape[1], dtype=jnp.int32), image.shape[:2])
+    image = project(params["projector"], image)
+    prefix = prefill(params, prompt_ids, image, places, image.shape[1], cfg=cfg)
+    return answer(params, prefix, suffix_ids, lengths, cfg=cfg)

@@ -1,0 +1,74 @@
+"""The parameter tree of a model: one description that init, conversion and tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llava_jax import text, vision
+from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
+from llava_jax.layers import LayerNorm, Linear, RMSNorm
+
+
+def init(key: jax.Array, cfg: LlavaConfig, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Return random parameters; ``jax.eval_shape`` of it is the tree a checkpoint must fill.
+
+    Args:
+        key: random key.
+        cfg: shapes.
+        dtype: of every leaf.
+
+    Returns:
+        {"vision": ..., "projector": ..., "text": ...}; layers are lists.
+    """
+    vision_key, projector_key, text_key = jax.random.split(key, 3)
+    return {
+        "vision": _init_vision(vision_key, cfg.vision, dtype),
+        "projector": _init_projector(projector_key, cfg, dtype),
+        "text": _init_text(text_key, cfg.text, dtype),
+    }
+
+
+def _init_vision(key: jax.Array, cfg: VisionConfig, dtype: Any) -> dict[str, Any]:
+    keys = jax.random.split(key, cfg.num_layers + 3)
+    shape = (cfg.width, 3, cfg.patch_size, cfg.patch_size)
+    x = jnp.zeros((1, 2, cfg.width), dtype)
+    norm = LayerNorm(cfg.eps)
+    scale, positions = cfg.width**-0.5, (1 + cfg.num_tokens, cfg.width)
+    return {
+        "embeddings": {
+            "class_embedding": scale * jax.random.normal(keys[0], (cfg.width,), dtype),
+            "patch_embedding": 0.02 * jax.random.normal(keys[1], shape, dtype),
+            "position_embedding": scale * jax.random.normal(keys[2], positions, dtype),
+        },
+        "pre_norm": norm.init(key, x)["params"],
+        "layers": [vision.VisionBlock(cfg).init(k, x)["params"] for k in keys[3:]],
+        "post_norm": norm.init(key, x)["params"],
+    }
+
+
+def _init_projector(key: jax.Array, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
+    first, second = jax.random.split(key)
+    linear = Linear(cfg.text.width, use_bias=True)
+    return {
+        "linear_1": linear.init(first, jnp.zeros((1, cfg.vision.width), dtype))["params"],
+        "linear_2": linear.init(second, jnp.zeros((1, cfg.text.width), dtype))["params"],
+    }
+
+
+def _init_text(key: jax.Array, cfg: TextConfig, dtype: Any) -> dict[str, Any]:
+    keys = jax.random.split(key, cfg.num_layers + 2)
+    x, positions = (
+        jnp.zeros((1, 1, 1, cfg.width), dtype),
+        jnp.zeros((1, 1, 1), jnp.int32),
+    )
+    prefix = text.empty_prefix(1, x.dtype, cfg=cfg)
+    block, scale = text.TextBlock(cfg), cfg.width**-0.5
+    return {
+        "embed_tokens": 0.02 * jax.random.normal(keys[0], (cfg.vocab_size, cfg.width), dtype),
+        "layers": [block.init(k, x, positions, prefix)["params"] for k in keys[2:]],
+        "norm": RMSNorm(cfg.eps).init(key, x)["params"],
+        "lm_head": scale * jax.random.normal(keys[1], (cfg.vocab_size, cfg.width), dtype),
+    }

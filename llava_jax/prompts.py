@@ -1,0 +1,92 @@
+"""Prompts of LLaVA-1.5 (vicuna_v1) and their token ids.
+
+The text before and after the picture is tokenised apart, as LLaVA does: tokenisers disagree on
+what stands around a picture marker inside one string, and agree on the two pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+import tokenizers
+
+_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+"""What LLaVA-1.5 appends to questions with a short answer (docs/Evaluation.md)."""
+
+
+def vicuna_v1(user_text: str) -> tuple[str, str]:
+    """Return the prompt's text (before the picture, after it) for one question.
+
+    Args:
+        user_text: the question, with whatever the benchmark appends to it.
+    """
+    return f"{_SYSTEM} USER: ", f"\n{user_text} ASSISTANT:"
+
+
+class Tokenizer:
+    """A Llama-style tokenizer read from a model's folder.
+
+    Attributes:
+        digest: sha256 of its file.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, digest: str):
+        self._tokenizer = tokenizer
+        self.digest = digest
+
+    @classmethod
+    def from_folder(cls, folder: pathlib.Path) -> Tokenizer:
+        """Read ``tokenizer.json``.
+
+        Raises:
+            FileNotFoundError: the folder has none.
+            ValueError: the file cannot be read, or gives no BOS.
+        """
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"no tokenizer.json in {folder}")
+        content = file.read_bytes()
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+        except Exception as error:  # the library raises bare Exception for malformed files
+            raise ValueError(f"{file} is not a tokenizer: {error}") from None
+        found = cls(tokenizer, hashlib.sha256(content).hexdigest())
+        if found.first("")[:1] != [tokenizer.token_to_id("<s>")]:
+            raise ValueError(f"{file} does not put <s> first, as LLaVA's prompts need")
+        return found
+
+    def first(self, text: str) -> list[int]:
+        """Return the ids of the text before the picture, BOS first."""
+        return self._tokenizer.encode(text).ids
+
+    def rest(self, text: str) -> list[int]:
+        """Return the ids of the text after the picture, without BOS."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def piece(self, token: int) -> str:
+        """Return the text of one id."""
+        return self._tokenizer.id_to_token(token) or ""
+
+    def answer_ids(self, spellings: Sequence[str]) -> tuple[int, ...]:
+        """Return the ids that start an answer, one per distinct spelling.
+
+        Args:
+            spellings: such as ("Yes", "yes").
+
+        Returns:
+            Ids in the order of the spellings, without repeats.
+
+        Raises:
+            ValueError: a spelling is not a single token, so that its first token would count
+                for other words too.
+        """
+        ids = {spelling: self.rest(spelling) for spelling in spellings}
+        if long := {spelling: found for spelling, found in ids.items() if len(found) != 1}:
+            raise ValueError(f"not single tokens: {long}")
+        return tuple(dict.fromkeys(found[0] for found in ids.values()))

@@ -1,0 +1,123 @@
+"""Tiny fakes for tests of code that uses a LLaVA: a config, parameters, a tokenizer, a folder."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tokenizers
+
+from llava_jax.checkpoint import huggingface
+from llava_jax.config import LlavaConfig, from_hf
+
+_WORDS = "Yes yes No no A B C D E Is there a an cat dog star moon in the image ? USER: ASSISTANT:"
+
+
+def tiny_config(**text: Any) -> dict[str, Any]:
+    """Return the ``config.json`` of a LLaVA with 16 visual tokens and a few thousand weights.
+
+    Args:
+        **text: fields of text_config to set otherwise, such as ``num_key_value_heads``.
+
+    Returns:
+        Contents of config.json; ``from_hf`` of it gives the shapes.
+    """
+    vision_config = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "image_size": 32,
+        "patch_size": 8,
+        "projection_dim": 32,
+    }
+    text_config = {
+        "model_type": "llama",
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 512,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 512,
+    }
+    return {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "image_token_index": 3,
+        "image_seq_length": 16,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "vision_config": vision_config,
+        "text_config": text_config | text,
+    }
+
+
+def random_params(cfg: LlavaConfig, seed: int = 0) -> dict[str, Any]:
+    """Return seeded random float32 parameters, made by numpy: nothing is compiled.
+
+    Matrices have unit gain and norms scatter around one, so that no part of the model is idle.
+    """
+    rng = np.random.default_rng(seed)
+
+    def leaf(path: Any, spec: jax.ShapeDtypeStruct) -> jax.Array:
+        noise = rng.standard_normal(spec.shape)
+        name = jax.tree_util.keystr(path)
+        if len(spec.shape) > 1:
+            noise /= np.sqrt(np.prod(spec.shape[1:]))
+        elif "weight" in name:
+            noise = 1 + 0.1 * noise
+        else:
+            noise *= 0.1
+        return jax.numpy.asarray(noise, spec.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, huggingface.abstract(cfg))
+
+
+def tiny_tokenizer(words: Sequence[str] = tuple(_WORDS.split())) -> tokenizers.Tokenizer:
+    """Return a Llama-style tokenizer: ▁ starts a word, ``<s>`` comes first, bytes as last resort.
+
+    Args:
+        words: become single pieces.
+    """
+    special = ["<unk>", "<s>", "</s>", "<image>"]
+    merges = [("▁" + word[:i], word[i]) for word in words for i in range(len(word))]
+    pieces = special + [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces += ["▁", *sorted(set("".join(words))), *(left + right for left, right in merges)]
+    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    model = tokenizers.models.BPE(
+        vocab, list(dict.fromkeys(merges)), unk_token="<unk>", byte_fallback=True
+    )
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+def write_checkpoint(folder: pathlib.Path, *, seed: int = 0, **text: Any) -> LlavaConfig:
+    """Write a tiny random LLaVA in the Hugging Face layout, tokenizer included.
+
+    Args:
+        folder: made if it is not there.
+        seed: of the weights.
+        **text: fields of text_config to set otherwise.
+
+    Returns:
+        The shapes of the model written.
+    """
+    config = tiny_config(**text)
+    cfg = from_hf(config)
+    huggingface.save(folder, random_params(cfg, seed), config, np.float32)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return cfg

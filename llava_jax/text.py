@@ -1,0 +1,112 @@
+"""The Llama decoder, written for suffixes that share a prefix.
+
+Hidden states are float[G, Q, T, D]: the suffixes (questions) of G images; a prefix is the special
+case Q = 1. Axis letters: G images, Q questions, P prefix, T suffix, D width, H heads, K key-value
+heads, d head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llava_jax.config import TextConfig
+from llava_jax.layers import Linear, RMSNorm, dense, prefix_attention, rope, run
+
+Params = Mapping[str, Any]
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one layer, each float[G, P, K, d]."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class TextBlock(nn.Module):
+    """One block: x + attention(norm x), then x + down(silu(gate) · up)."""
+
+    cfg: TextConfig
+
+    def setup(self) -> None:
+        """Create the sub-modules."""
+        cfg = self.cfg
+        self.attention_norm = RMSNorm(cfg.eps)
+        self.q = Linear(cfg.num_heads * cfg.head_dim)
+        self.k = Linear(cfg.num_kv_heads * cfg.head_dim)
+        self.v = Linear(cfg.num_kv_heads * cfg.head_dim)
+        self.out = Linear(cfg.width)
+        self.mlp_norm = RMSNorm(cfg.eps)
+        self.gate = Linear(cfg.mlp_width)
+        self.up = Linear(cfg.mlp_width)
+        self.down = Linear(cfg.width)
+
+    def query_key_value(
+        self, x: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return rotated queries [G, Q, T, H, d], rotated keys and values [G, Q, T, K, d]."""
+        y, shape = self.attention_norm(x), (*x.shape[:3], -1, self.cfg.head_dim)
+        q = rope(self.q(y).reshape(shape), positions, self.cfg.rope_theta)
+        k = rope(self.k(y).reshape(shape), positions, self.cfg.rope_theta)
+        return q, k, self.v(y).reshape(shape)
+
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, prefix: KeyValue
+    ) -> tuple[jax.Array, KeyValue]:
+        """Map float[G, Q, T, D] to the same shape; also return the suffix's keys and values."""
+        q, k, v = self.query_key_value(x, positions)
+        mixed = prefix_attention(q, k, v, prefix.keys, prefix.values)
+        x = x + self.out(mixed.reshape(*x.shape[:3], -1))
+        y = self.mlp_norm(x)
+        return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), KeyValue(k, v)
+
+
+def empty_prefix(num_images: int, dtype: jnp.dtype, *, cfg: TextConfig) -> KeyValue:
+    """Return keys and values of a prefix without tokens, float[G, 0, K, d]."""
+    nothing = jnp.zeros((num_images, 0, cfg.num_kv_heads, cfg.head_dim), dtype)
+    return KeyValue(nothing, nothing)
+
+
+def embed(params: Params, ids: jax.Array) -> jax.Array:
+    """Look up token ids int[...] in the embedding; float[..., D]."""
+    return jnp.take(params["embed_tokens"], ids, axis=0)
+
+
+def block(
+    params: Params,
+    x: jax.Array,
+    positions: jax.Array,
+    prefix: KeyValue,
+    *,
+    cfg: TextConfig,
+) -> tuple[jax.Array, KeyValue]:
+    """Run one block on suffixes that share a prefix.
+
+    Args:
+        params: the block.
+        x: float[G, Q, T, D].
+        positions: int[G, Q, T] or broadcastable, places of the suffix tokens in the sequence.
+        prefix: this layer's keys and values of the prefix, float[G, P, K, d].
+        cfg: shapes.
+
+    Returns:
+        (hidden states float[G, Q, T, D], the suffix's keys and values float[G, Q, T, K, d]).
+    """
+    return run(TextBlock(cfg), params, x, positions, prefix)
+
+
+def query_key_value(
+    params: Params, x: jax.Array, positions: jax.Array, *, cfg: TextConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return one block's rotated queries and keys and its values for its input x."""
+    return run(TextBlock(cfg), params, x, positions, method="query_key_value")
+
+
+def unembed(params: Params, x: jax.Array, *, cfg: TextConfig) -> jax.Array:
+    """Return next-token logits float32[..., V] of hidden states float[..., D]."""
+    y = run(RMSNorm(cfg.eps), params["norm"], x)
+    return dense(y, params["lm_head"], dtype=jnp.float32)

@@ -1,0 +1,116 @@
+"""CLIP's vision transformer as LLaVA reads it: hidden state of layer −2 and its attention.
+
+Axis letters: G images, N patches (1+N with CLS first), D width, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llava_jax.config import VisionConfig
+from llava_jax.layers import LayerNorm, Linear, attention_row, dense, run
+
+Params = Mapping[str, Any]
+
+
+class VisionBlock(nn.Module):
+    """One pre-norm transformer block: x + attention(norm x), then x + mlp(norm x)."""
+
+    cfg: VisionConfig
+
+    def setup(self) -> None:
+        """Create the sub-modules."""
+        cfg = self.cfg
+        self.norm_1 = LayerNorm(cfg.eps)
+        self.q = Linear(cfg.width, use_bias=True)
+        self.k = Linear(cfg.width, use_bias=True)
+        self.v = Linear(cfg.width, use_bias=True)
+        self.out = Linear(cfg.width, use_bias=True)
+        self.norm_2 = LayerNorm(cfg.eps)
+        self.fc1 = Linear(cfg.mlp_width, use_bias=True)
+        self.fc2 = Linear(cfg.width, use_bias=True)
+
+    def query_key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return queries, keys and values, each float[G, 1+N, H, d]."""
+        y = self.norm_1(x)
+        shape = (*x.shape[:2], self.cfg.num_heads, -1)
+        return (
+            self.q(y).reshape(shape),
+            self.k(y).reshape(shape),
+            self.v(y).reshape(shape),
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map hidden states float[G, 1+N, D] to float[G, 1+N, D]."""
+        q, k, v = self.query_key_value(x)
+        x = x + self.out(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
+        return x + self.fc2(quick_gelu(self.fc1(self.norm_2(x))))
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """Return x · σ(1.702 x), CLIP's activation."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def embed(params: Params, pixels: jax.Array, *, cfg: VisionConfig) -> jax.Array:
+    """Cut pictures into patches and add CLS and positions.
+
+    Args:
+        params: the vision tower.
+        pixels: float[G, H, W, 3], normalised.
+        cfg: shapes.
+
+    Returns:
+        float[G, 1+N, D], CLS first, after the first layer norm.
+    """
+    g, side, _, _ = pixels.shape
+    p, n = cfg.patch_size, side // cfg.patch_size
+    patches = pixels.reshape(g, n, p, n, p, 3).transpose(0, 1, 3, 5, 2, 4)
+    weights = params["embeddings"]
+    kernel = weights["patch_embedding"]
+    x = dense(
+        patches.reshape(g, n * n, -1).astype(kernel.dtype),
+        kernel.reshape(cfg.width, -1),
+    )
+    cls = jnp.broadcast_to(weights["class_embedding"].astype(x.dtype), (g, 1, cfg.width))
+    x = jnp.concatenate([cls, x], axis=1)
+    x = x + jnp.broadcast_to(weights["position_embedding"].astype(x.dtype), x.shape)
+    return run(LayerNorm(cfg.eps), params["pre_norm"], x)
+
+
+def block(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
+    """Run one block on hidden states float[G, 1+N, D]."""
+    return run(VisionBlock(cfg), params, x)
+
+
+def query_key_value(
+    params: Params, x: jax.Array, *, cfg: VisionConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return one block's queries, keys and values, float[G, 1+N, H, d], for its input x."""
+    return run(VisionBlock(cfg), params, x, method="query_key_value")
+
+
+def saliency(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
+    """Return how much CLS looks at each patch in one block: Σ over heads of its attention row.
+
+    Args:
+        params: the block.
+        x: float[G, 1+N, D], the block's input.
+        cfg: shapes.
+
+    Returns:
+        float32[G, N], without the CLS column.
+    """
+    q, k, _ = query_key_value(params, x, cfg=cfg)
+    return attention_row(q[:, 0], k).sum(axis=1)[:, 1:]
+
+
+def mean_keys(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
+    """Return the block's keys averaged over heads, float[G, 1+N, d]."""
+    _, k, _ = query_key_value(params, x, cfg=cfg)
+    return k.mean(axis=2)
