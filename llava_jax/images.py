@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pathlib
 import warnings
@@ -22,7 +23,7 @@ class ImageError(ValueError):
     """A picture that cannot be decoded."""
 
 
-def decode(content: bytes, name: str | pathlib.Path) -> Image.Image:
+def decode(content: bytes, name: str) -> Image.Image:
     """Decode a picture to RGB; the type is taken from the content, alpha is dropped.
 
     Args:
@@ -50,6 +51,22 @@ def decode(content: bytes, name: str | pathlib.Path) -> Image.Image:
     ) as error:
         reason = str(error).split(" <_io.BytesIO")[0]
         raise ImageError(f"picture {name} cannot be decoded: {reason}") from None
+
+
+def read(file: pathlib.Path) -> Image.Image:
+    """Decode a picture file to RGB.
+
+    Raises:
+        ImageError: it is not there, or cannot be decoded.
+    """
+    if not file.is_file():
+        raise ImageError(f"picture {file.name} is not in {file.parent}")
+    return decode(file.read_bytes(), file.name)
+
+
+def digest(file: pathlib.Path) -> str | None:
+    """Return the sha256 of a picture file, None if it is not there."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def fit(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:

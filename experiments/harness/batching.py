@@ -104,7 +104,7 @@ def collate(
     unreadable = {}
     for index, group in enumerate(groups):
         try:
-            picture = dataset.open_image(group.image)
+            picture = dataset.read_image(group.image)
             pixels[index] = images.preprocess(picture, image_size, preprocessing)
         except images.ImageError as error:
             unreadable[group.image] = str(error)

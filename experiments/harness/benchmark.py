@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
+from experiments.harness.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -37,14 +39,14 @@ class Dataset:
 
     Attributes:
         examples: in the benchmark's order.
-        open_image: image id → RGB picture; raises ImageError.
-        image_digest: image id → hex digest of its content.
+        read_image: image id → RGB picture; raises ImageError.
+        image_digest: image id → hex digest of its content, None if it is not there.
         source: what was read, for people.
     """
 
     examples: tuple[Example, ...]
-    open_image: Callable[[str], Image.Image]
-    image_digest: Callable[[str], str]
+    read_image: Callable[[str], Image.Image]
+    image_digest: Callable[[str], str | None]
     source: str
 
     @property
@@ -58,13 +60,21 @@ class Dataset:
         examples = tuple(example for example in self.examples if example.image in kept)
         return dataclasses.replace(self, examples=examples)
 
-    def digest(self) -> str:
-        """Return a sha256 over every question and every picture's content."""
+    def digest(self, *, allow_missing: bool = False) -> str:
+        """Return a sha256 over every question and every picture's content.
+
+        Raises:
+            InputError: a picture is not there, unless that is allowed.
+        """
         total = hashlib.sha256()
         for example in self.examples:
             total.update(json.dumps(dataclasses.astuple(example)).encode())
+        first = {example.image: example.key for example in reversed(self.examples)}
         for image in self.images:
-            total.update(f"{image} {self.image_digest(image)}\n".encode())
+            content = self.image_digest(image)
+            if content is None and not allow_missing:
+                raise InputError(f"question {first[image]}: picture {image} is not there")
+            total.update(f"{image} {content}\n".encode())
         return total.hexdigest()
 
 

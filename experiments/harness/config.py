@@ -37,7 +37,7 @@ class Setting:
             return FULL
         values = {"k": self.budget} | pruning.hyperparameters(self.pruner)
         values |= {} if self.seed is None else {"seed": self.seed}
-        return "_".join([self.name, *(f"{name}{_plain(value)}" for name, value in values.items())])
+        return "_".join([self.name, *(_plain(name, value) for name, value in values.items())])
 
     def describe(self) -> dict[str, Any]:
         """Return the setting as results.json shows it."""
@@ -49,8 +49,11 @@ FULL = "none"
 """The pruner that keeps everything; every table has its row."""
 
 
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _plain(name: str, value: Any) -> str:
+    """Spell a value for a folder name; a word speaks for itself."""
+    if isinstance(value, str):
+        return value
+    return f"{name}{value:.10g}" if isinstance(value, float) else f"{name}{value}"
 
 
 def _json(value: Any) -> Any:

@@ -32,7 +32,9 @@ def test_pixels_equal_the_reference(fixtures_dir, mode):
         for place, value in want["probes_float32"].items():
             y, x = map(int, place.split(","))
             np.testing.assert_allclose(normal[y, x], value, atol=1e-6)
-        np.testing.assert_allclose(normal.mean((0, 1), dtype=np.float64), want["float32_mean"], atol=1e-5)
+        np.testing.assert_allclose(
+            normal.mean((0, 1), dtype=np.float64), want["float32_mean"], atol=1e-5
+        )
         checked += 1
     assert checked
 

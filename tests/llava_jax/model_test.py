@@ -79,7 +79,9 @@ def test_kept_tokens_decide_the_answer(params):
     run = engine.Engine(params, CFG)
     features = run.encode(pixels(1), ("features",)).require("features")
     first, second = np.arange(6)[None], np.arange(6, 12)[None]
-    one, other = (run.answer(run.prefill(PROMPT, features, k), ids, lengths) for k in (first, second))
+    one, other = (
+        run.answer(run.prefill(PROMPT, features, k), ids, lengths) for k in (first, second)
+    )
     assert np.abs(log_masses(one) - log_masses(other)).max() > 1e-2
 
 

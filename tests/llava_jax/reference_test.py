@@ -12,7 +12,7 @@ from PIL import Image
 import llava_jax
 from experiments import pope
 from experiments.harness import batching
-from llava_jax import checkpoint, config, images, model, prompts, testing
+from llava_jax import checkpoint, config, engine, images, model, prompts, testing
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -129,7 +129,8 @@ def test_pocket_gives_transformers_answers():
     params = checkpoint.load(POCKET, cfg, np.float32)
     tokenizer = prompts.Tokenizer.from_folder(POCKET)
     reference = load_torch(POCKET)
-    dataset = pope.load("scenes").first_images(10)
+    run = engine.Engine(params, cfg)
+    dataset = pope.load("scenes").first_images(12)
     groups = batching.group_by_image(dataset.examples)
     prompt = tokenizer.first(prompts.vicuna_v1("")[0])
     checked = 0
@@ -137,15 +138,9 @@ def test_pocket_gives_transformers_answers():
         batch = batching.collate(
             (group,), dataset, tokenizer, image_size=cfg.vision.image_size, preprocessing="pad"
         )
-        with jax.default_matmul_precision("highest"):
-            logits = jax.jit(model.apply, static_argnames="cfg")(
-                params,
-                batch.pixels,
-                np.asarray(prompt),
-                batch.suffix_ids,
-                batch.lengths,
-                cfg=cfg,
-            )
+        features = run.encode(batch.pixels, ("features",)).require("features")
+        prefix = run.prefill(np.asarray(prompt), features, np.arange(576)[None])
+        logits = run.answer(prefix, batch.suffix_ids, batch.lengths)
         suffixes = [
             tokenizer.rest(prompts.vicuna_v1(question[0].user_text)[1])
             for question in group.questions

@@ -1,0 +1,101 @@
+"""POPE's readers: the original files, the broken ones, the embedded scenes."""
+
+import json
+
+import pytest
+
+from experiments import pope
+from experiments.harness.errors import InputError
+from llava_jax import images, prompts
+
+
+def entries(fixtures_dir):
+    content = json.loads((fixtures_dir / "broken" / "manifest.json").read_text())
+    return [entry for entry in content["entries"] if entry["path"].startswith("pope")]
+
+
+def read_all(folder):
+    """Load a folder and open every picture, as a run does."""
+    dataset = pope.load(str(folder))
+    for example in dataset.examples:
+        try:
+            dataset.read_image(example.image)
+        except images.ImageError as error:
+            raise InputError(f"question {example.key}: {error}") from None
+    return dataset
+
+
+@pytest.mark.golden
+def test_raw_files(fixtures_dir):
+    dataset = read_all(fixtures_dir / "raw" / "pope")
+    want = {}
+    for split in pope.SPLITS:
+        text = (fixtures_dir / "raw" / "pope" / "coco" / f"coco_pope_{split}.json").read_text()
+        for row in map(json.loads, text.splitlines()):
+            want[f"{split}/{row['question_id']}"] = row
+    assert {example.key for example in dataset.examples} == set(want)
+    for example in dataset.examples:
+        row = want[example.key]
+        assert pope.LABELS[example.label] == row["label"]
+        assert example.image == row["image"]
+        assert example.user_text == row["text"] + prompts.SHORT_ANSWER
+
+
+@pytest.mark.golden
+def test_user_texts_equal_llava(fixtures_dir):
+    want = {
+        row["key"]: row["llava_user"]
+        for row in json.loads((fixtures_dir / "golden" / "prompts.json").read_text())
+        if row["benchmark"] == "pope"
+    }
+    got = {e.key: e.user_text for e in pope.load(str(fixtures_dir / "raw" / "pope")).examples}
+    assert want
+    assert {key: got[key] for key in want} == want
+
+
+@pytest.mark.golden
+def test_broken_files_are_refused_by_name(fixtures_dir):
+    checked = 0
+    for entry in entries(fixtures_dir):
+        folder = fixtures_dir / "broken" / entry["path"]
+        if entry["expect"] == "ok":
+            assert len(read_all(folder).examples) == entry["n"], entry["path"]
+        elif entry["expect"] == "ok_or_error":
+            with pytest.raises(InputError, match="JSON lines"):
+                read_all(folder)
+        else:
+            with pytest.raises(InputError) as caught:
+                read_all(folder)
+            message = str(caught.value).replace(str(folder), "")
+            for needle in entry.get("must_contain", []):
+                assert needle in message, entry["path"]
+        checked += 1
+    assert checked
+
+
+def test_missing_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        pope.load(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="coco_pope"):
+        pope.load(str(tmp_path))
+    (tmp_path / "coco").mkdir()
+    row = {"question_id": 1, "image": "a.jpg", "text": "Is there a cat?", "label": "yes"}
+    (tmp_path / "coco" / "coco_pope_random.json").write_text(json.dumps(row))
+    with pytest.raises(InputError, match="val2014"):
+        pope.load(str(tmp_path))
+
+
+def test_scenes_follow_the_protocol():
+    dataset = pope.load("scenes").first_images(60)
+    assert len(dataset.images) == 60
+    assert len(dataset.examples) == 60 * 18
+    for split in pope.SPLITS:
+        labels = [e.label for e in dataset.examples if e.split == split]
+        assert labels == [0, 1] * 180
+    positives = [
+        {(e.image, e.user_text) for e in dataset.examples if e.split == split and e.label == 0}
+        for split in pope.SPLITS
+    ]
+    assert positives[0] == positives[1] == positives[2]
+    assert pope.load("scenes").first_images(2).digest() == dataset.first_images(2).digest()
+    assert pope.load("scenes").first_images(3).digest() != dataset.first_images(2).digest()

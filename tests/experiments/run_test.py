@@ -1,0 +1,313 @@
+"""Whole runs of the harness with a tiny model, in this process."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import pruning
+from experiments import pope
+from experiments.harness import command, records, runner
+from experiments.harness.config import RunConfig, settings
+from experiments.harness.errors import InputError, InterruptedRunError, UsageError
+from experiments.reporting import aggregate, tables
+from llava_jax import checkpoint, images, model, prompts, testing
+
+LOG_MASS = 1e-5
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    testing.write_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tiny, fixtures_dir, tmp_path):
+    return RunConfig(
+        model=str(tiny),
+        data=str(fixtures_dir / "raw" / "pope"),
+        pruners=("scope", "random"),
+        budgets=(4, 8),
+        hyperparameters={"alpha": (0.0, 1.0)},
+        seeds=(0, 1),
+        limit=None,
+        order="raster",
+        positions="contiguous",
+        mode="default",
+        dtype=None,
+        preprocessing="pad",
+        out=str(tmp_path / "run"),
+        fork=False,
+        allow_failed=False,
+        offline=True,
+        dry_run=False,
+    )
+
+
+def run(config):
+    return command.run(pope.BENCHMARK, config)
+
+
+def contents(outcome):
+    """Return the bytes of every record file."""
+    return {
+        file.relative_to(folder.parent): file.read_bytes()
+        for folder in outcome.folders
+        for file in folder.glob("records-*.jsonl")
+    }
+
+
+def out_folder(config):
+    return pathlib.Path(config.out)
+
+
+def read(folder):
+    return records.read_records(folder)
+
+
+def test_a_grid_is_answered_and_sealed(config):
+    outcome = run(config)
+    rows = len(pope.load(config.data).examples)
+    assert [folder.name for folder in outcome.folders] == [
+        "none",
+        "scope_k4_alpha0_gamma1_multiply",
+        "scope_k8_alpha0_gamma1_multiply",
+        "scope_k4_alpha1_gamma1_multiply",
+        "scope_k8_alpha1_gamma1_multiply",
+        *(f"random_k{k}_seed{s}" for k in (4, 8) for s in (0, 1)),
+    ]
+    assert outcome.answered == rows * len(outcome.folders)
+    for folder in outcome.folders:
+        assert len(read(folder)) == rows
+        assert json.loads((folder / "SEALED").read_text())["rows"] == rows
+    before = {f: f.stat().st_mtime_ns for d in outcome.folders for f in d.iterdir()}
+    again = run(config)
+    assert again.answered == 0
+    assert {f: f.stat().st_mtime_ns for d in again.folders for f in d.iterdir()} == before
+
+
+def test_every_row_kept_what_the_pruner_chose(config):
+    """The answers, too, are those of a model that sees only these tokens."""
+    config = dataclasses.replace(config, pruners=("saliency", "scope"), hyperparameters={})
+    outcome = run(config)
+    cfg = checkpoint.read_config(pathlib.Path(config.model))
+    params = checkpoint.load(pathlib.Path(config.model), cfg, np.float32)
+    tokenizer = prompts.Tokenizer.from_folder(pathlib.Path(config.model))
+    dataset = pope.load(config.data)
+    prompt = np.asarray(tokenizer.first(prompts.vicuna_v1("")[0]))
+    yes, no = (list(tokenizer.answer_ids(c)) for c in pope.CHOICES)
+    apply = jax.jit(model.apply, static_argnames="cfg")
+    for folder, k in zip(outcome.folders, (16, 4, 8, 4, 8), strict=True):
+        rows = read(folder)
+        for image in dataset.images[:2]:
+            pixels = images.preprocess(dataset.read_image(image), cfg.vision.image_size)[None]
+            seen = model.encode(params, pixels, cfg=cfg, outputs=("features", "saliency"))
+            chosen = {
+                "none": np.arange(16),
+                "saliency": pruning.saliency_top_k(seen.saliency[0], k),
+                "scope": pruning.scope(seen.features[0], seen.saliency[0], k),
+            }[folder.name.split("_")[0]]
+            keep = np.sort(chosen)[None]
+            for example in [e for e in dataset.examples if e.image == image][:3]:
+                row = rows[example.key]
+                mask = records.unpack_mask(row.kept, 16)
+                assert mask.sum() == k == row.budget
+                np.testing.assert_array_equal(np.flatnonzero(mask), keep[0])
+                ids = np.asarray(tokenizer.rest(prompts.vicuna_v1(example.user_text)[1]))
+                ids = np.pad(ids, (0, 8 - len(ids) % 8))
+                length = len(tokenizer.rest(prompts.vicuna_v1(example.user_text)[1]))
+                logits = apply(
+                    params,
+                    pixels,
+                    prompt,
+                    ids[None, None],
+                    np.array([[length]]),
+                    cfg=cfg,
+                    keep=keep,
+                )
+                logp = np.asarray(jax.nn.log_softmax(logits[0, 0]))
+                want = [np.logaddexp.reduce(logp[ids]) for ids in (yes, no)]
+                np.testing.assert_allclose(row.log_masses, want, atol=LOG_MASS)
+                assert row.token == logp.argmax()
+
+
+def test_a_pruner_that_is_not_obeyed_fails_the_run(config, monkeypatch):
+    """A harness that ignores the pruner's choice cannot pass: the prefix proves K."""
+    original = runner.handed_over
+    monkeypatch.setattr(
+        runner, "handed_over", lambda order, setting, how: np.arange(16)[None].repeat(1, 0)
+    )
+    with pytest.raises(RuntimeError, match="K = 4"):
+        run(config)
+    twice = np.zeros((1, 16), np.int32)
+    setting = settings(config, 16)[1]
+    with pytest.raises(RuntimeError, match="scope did not keep 4"):
+        original(twice, setting, "raster")
+
+
+def test_shared_positives_get_identical_masses_in_all_splits(config):
+    outcome = run(config)
+    examples = pope.load(config.data).examples
+    for folder in outcome.folders:
+        rows = read(folder)
+        seen = {}
+        for example in examples:
+            evidence = dataclasses.replace(rows[example.key], key="", split="")
+            first = seen.setdefault((example.image, example.user_text), evidence)
+            assert first == evidence
+        assert len(seen) < len(rows)
+
+
+def test_batches_of_one_and_of_many_agree(config, monkeypatch):
+    one = run(config)
+    monkeypatch.setattr(runner, "batch_size", lambda: 4)
+    many = run(dataclasses.replace(config, out=config.out + "-many"))
+    for a, b in zip(one.folders, many.folders, strict=True):
+        rows, others = read(a), read(b)
+        for key, row in rows.items():
+            assert row.kept == others[key].kept
+            np.testing.assert_allclose(row.log_masses, others[key].log_masses, atol=LOG_MASS)
+
+
+def test_an_interrupted_run_ends_byte_identical(config, monkeypatch):
+    whole = contents(run(config))
+    stopped = dataclasses.replace(config, out=config.out + "-stopped")
+    advance, calls = command._Progress.advance, []
+
+    def stop_at_7(self, rows):
+        calls.append(rows)
+        advance(self, rows)
+        if len(calls) == 7:
+            raise InterruptedRunError("stop")
+
+    monkeypatch.setattr(command._Progress, "advance", stop_at_7)
+    with pytest.raises(InterruptedRunError):
+        run(stopped)
+    # A torn batch: some of its rows were written, the last one only in part.
+    (file,) = (out_folder(stopped) / "none").glob("records-*.jsonl")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) - 700])
+    monkeypatch.setattr(command._Progress, "advance", advance)
+    assert contents(run(stopped)) == whole
+
+
+def test_a_setting_added_later_leaves_the_others_alone(config):
+    first = run(dataclasses.replace(config, pruners=("scope",), budgets=(4,)))
+    before = contents(first)
+    later = run(dataclasses.replace(config, pruners=("scope",), budgets=(4, 8)))
+    assert later.answered == 2 * len(pope.load(config.data).examples)
+    assert {k: v for k, v in contents(later).items() if k in before} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"limit": 2}, "rows"),
+        ({"positions": "original"}, "positions"),
+        ({"order": "selection"}, "order"),
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"preprocessing": "center_crop"}, "preprocessing"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused_with_the_difference(config, change, named):
+    config = dataclasses.replace(config, pruners=("saliency",), budgets=(4,), hyperparameters={})
+    before = contents(run(config))
+    changed = dataclasses.replace(config, **change)
+    with pytest.raises(InputError, match=named):
+        run(changed)
+    assert contents(run(config)) == before
+    forked = run(dataclasses.replace(changed, fork=True))
+    assert any("+" in folder.name for folder in forked.folders)
+    assert run(dataclasses.replace(changed, fork=True)).answered == 0
+
+
+def test_unreadable_pictures_stop_the_run_or_are_counted(config, fixtures_dir):
+    manifest = json.loads((fixtures_dir / "broken" / "manifest.json").read_text())
+    checked = 0
+    for entry in manifest["entries"]:
+        if "skip_mode" not in entry or not entry["path"].startswith("pope"):
+            continue
+        data = str(fixtures_dir / "broken" / entry["path"])
+        broken = dataclasses.replace(
+            config, data=data, pruners=("none",), hyperparameters={}, out=config.out + entry["path"]
+        )
+        with pytest.raises(InputError, match=r"random/1"):
+            run(broken)
+        outcome = run(dataclasses.replace(broken, allow_failed=True))
+        assert outcome.failed == entry["skip_mode"]["n_skipped"]
+        assert outcome.answered == entry["skip_mode"]["n_scored"]
+        assert not (outcome.folders[0] / "SEALED").exists()
+        checked += 1
+    assert checked
+
+
+def test_rows_that_are_not_finite_fail_alone(config, monkeypatch):
+    answer = runner._answer
+    monkeypatch.setattr(runner, "_answer", lambda *a, **k: answer(*a, **k).at[0, 0].set(np.nan))
+    outcome = run(dataclasses.replace(config, pruners=("none",), hyperparameters={}))
+    assert outcome.failed > 0
+    assert outcome.answered > outcome.failed
+    (folder,) = outcome.folders
+    (file,) = folder.glob("failures-*.jsonl")
+    assert all("not finite" in row["reason"] for row in records.read(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"budgets": (0,)}, "--budget=0"),
+        ({"budgets": (17,)}, r"1\.\.16"),
+        ({"pruners": ("saliency",)}, "alpha"),
+        ({"hyperparameters": {"gamma": (-1.0,)}}, "gamma"),
+        ({"hyperparameters": {"combine": ("divide",)}}, "divide"),
+    ],
+)
+def test_impossible_settings_are_refused(config, change, named):
+    with pytest.raises(UsageError, match=named):
+        run(dataclasses.replace(config, **change))
+    assert not out_folder(config).exists()
+
+
+def test_results_hold_every_metric_with_its_interval(config):
+    outcome = run(config)
+    found = aggregate.results(out_folder(config), outcome.folders, pope.SPLITS, "default")
+    names = [
+        *("accuracy", "mean_confidence", "overconfidence", "ece", "brier", "nll", "aurc"),
+        *("temperature", "temperature_grid", "cross_validated_ece"),
+        *("accuracy_at_80", "answer_mass"),
+    ]
+    assert len(found["settings"]) == len(outcome.folders)
+    for entry in found["settings"]:
+        assert sorted(entry["metrics"]) == sorted(names)
+        assert list(entry["splits"]) == list(pope.SPLITS)
+        assert entry["n"] == len(pope.load(config.data).examples)
+        rows = read(out_folder(config) / entry["setting"]).values()
+        right = [int(np.argmax(row.log_masses)) == row.label for row in rows]
+        accuracy = entry["metrics"]["accuracy"]
+        assert accuracy["value"] == pytest.approx(np.mean(right))
+        assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    seeds = {(e["pruner"], e["budget"]): e for e in found["over_seeds"]}
+    assert set(seeds) == {("random", 4), ("random", 8)}
+    values = [
+        e["metrics"]["ece"]["value"]
+        for e in found["settings"]
+        if e["pruner"] == "random" and e["budget"] == 4
+    ]
+    ece = seeds["random", 4]["metrics"]["ece"]
+    assert ece["mean"] == pytest.approx(np.mean(values))
+    assert ece["sd"] == pytest.approx(np.std(values, ddof=1))
+    text = tables.render(found["settings"], pope.SPLITS)
+    assert "scope_k8_alpha1_gamma1_multiply" in text
+    assert "adversarial" in text
+    assert "2 seeds" in tables.render_over_seeds(found["over_seeds"])
+
+
+def test_dry_run_writes_nothing(config, capsys):
+    assert run(dataclasses.replace(config, dry_run=True)) is None
+    assert "distinct questions" in capsys.readouterr().out
+    assert not out_folder(config).exists()
