@@ -71,6 +71,8 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
     if outcome.failed and not config.allow_failed:
         line = f"{outcome.failed} rows failed, see {out}/*/failures-*.jsonl; no metric is computed"
         return _end(f"{line} without them unless --allow_failed is given", errors.FAILED_ROWS)
+    if outcome.failed == outcome.expected:
+        return _end(f"no row was answered, see {out}/*/failures-*.jsonl", errors.FAILED_ROWS)
     found = aggregate.results(out, outcome.folders, benchmark.splits, config.mode)
     names = [folder.name for folder in outcome.folders]
     entries = sorted(

@@ -26,11 +26,13 @@ class Outcome:
 
     Attributes:
         folders: the settings' folders, full tokens first.
-        failed: rows without an answer.
-        answered: rows answered now.
+        expected: answers of all settings.
+        failed: of them, questions that could not be answered.
+        answered: of them, questions answered now.
     """
 
     folders: tuple[pathlib.Path, ...]
+    expected: int
     failed: int
     answered: int
 
@@ -81,7 +83,8 @@ def _answer(
             job.writer.close()
     for job in jobs:
         job.folder.seal()
-    return Outcome(tuple(folder.path for folder in folders), failed, missing - failed)
+    expected = len(grid) * len(dataset.examples)
+    return Outcome(tuple(f.path for f in folders), expected, failed, missing - failed)
 
 
 class _Progress:

@@ -115,7 +115,8 @@ def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
             range.
     """
     _refuse_unused(config)
-    if wrong := [k for k in config.budgets if not 1 <= k <= num_tokens]:
+    wrong = [k for k in config.budgets if not 1 <= k <= num_tokens]
+    if wrong and set(config.pruners) != {FULL}:
         raise UsageError(f"--budget={wrong[0]} is outside 1..{num_tokens}, the model's tokens")
     found = [Setting(pruning.get(FULL)(), num_tokens, None)]
     for name in config.pruners:

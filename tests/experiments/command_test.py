@@ -1,0 +1,161 @@
+"""The command line as a user meets it: exit codes, one clear line, kill -9 and the same again."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.numpy
+
+from llava_jax import testing
+
+KILLS = 5
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    testing.write_checkpoint(folder)
+    return folder
+
+
+def start(folder, *flags):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.pope", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"XDG_CACHE_HOME": str(folder.parent / "cache")},
+    )
+
+
+def finish(process, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def last_line(text):
+    return text.strip().splitlines()[-1]
+
+
+def record_digests(out):
+    return {
+        str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(out.glob("*/records-*.jsonl"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "named"),
+    [
+        (["--pruner=scoop"], 1, "scoop"),
+        (["--prunr=scope"], 1, "prunr"),
+        (["--pruner=scope", "--alpha=nan"], 1, "nan"),
+        (["--pruner=random", "--alpha=0"], 1, "scope"),
+        (["--budget=0", "--pruner=scope"], 1, "--budget=0"),
+        (["--budget=12,,3"], 1, "empty value"),
+        (["extra"], 1, "extra"),
+        (["--model=/nowhere/at/all"], 2, "/nowhere/at/all"),
+        (["--data=nowhere"], 2, "nowhere"),
+        (["--out=/proc/runs"], 2, "/proc/runs"),
+    ],
+)
+def test_wrong_flags_end_in_one_clear_line(tmp_path, flags, code, named):
+    got, out, err = finish(start(tmp_path, "--limit=1", *flags))
+    assert got == code, err
+    assert named in err
+    assert "Traceback" not in err
+    assert not out
+    assert not list(tmp_path.rglob("SEALED"))
+
+
+def test_a_checkpoint_with_a_missing_tensor_is_refused(tmp_path, tiny):
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((tiny / name).read_bytes())
+    weights = safetensors.numpy.load_file(tiny / "model.safetensors")
+    weights.pop("multi_modal_projector.linear_1.bias")
+    safetensors.numpy.save_file(weights, tmp_path / "model.safetensors")
+    code, _, err = finish(start(tmp_path, f"--model={tmp_path}", "--limit=1"))
+    assert code == 2
+    assert "missing tensor multi_modal_projector.linear_1.bias" in last_line(err)
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("SEALED"))
+
+
+def test_a_truncated_picture_is_refused(tmp_path, tiny, fixtures_dir):
+    data = fixtures_dir / "broken" / "pope_truncated_image"
+    code, _, err = finish(start(tmp_path, f"--model={tiny}", f"--data={data}"))
+    assert code == 2
+    assert "cannot be decoded" in last_line(err)
+    assert not list(tmp_path.rglob("SEALED"))
+    code, out, err = finish(start(tmp_path, f"--model={tiny}", f"--data={data}", "--allow_failed"))
+    assert code == 3
+    assert "Traceback" not in err
+    assert "no row was answered" in err
+
+
+def test_a_run_its_table_and_the_same_command_again(tmp_path, tiny, fixtures_dir):
+    flags = [f"--model={tiny}", f"--data={fixtures_dir / 'raw' / 'pope'}", "--budget=4"]
+    flags += ["--pruner=scope", "--alpha=0"]
+    code, out, err = finish(start(tmp_path, *flags))
+    assert code == 0, err
+    assert "scope_k4_alpha0_gamma1_multiply" in out
+    results = json.loads((tmp_path / "runs" / "pope" / "results.json").read_text())
+    assert [entry["pruner"] for entry in results["settings"]] == ["none", "scope"]
+    before = record_digests(tmp_path / "runs" / "pope")
+    code, again, err = finish(start(tmp_path, *flags))
+    assert code == 0, err
+    assert "complete, nothing to do" in again
+    assert again.split("\n", 1)[1] == out.split("\n", 1)[1]
+    assert record_digests(tmp_path / "runs" / "pope") == before
+    flagfile = tmp_path / "runs" / "pope" / "scope_k4_alpha0_gamma1_multiply" / "flags.txt"
+    code, third, err = finish(start(tmp_path, f"--flagfile={flagfile}"))
+    assert code == 0, err
+    assert third == again
+
+
+def test_ctrl_c_and_sigterm_stop_a_run_that_can_be_resumed(tmp_path, tiny):
+    flags = [f"--model={tiny}", "--limit=60", "--pruner=random", "--budget=4", "--seed=0,1,2,3"]
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+        before = sum(_rows(tmp_path).values())
+        process = start(tmp_path, *flags)
+        _wait_for_records(tmp_path, process, before + 1)
+        process.send_signal(number)
+        got, _, err = finish(process)
+        assert got == code, err
+        assert "the same command resumes" in err
+        assert "Traceback" not in err
+
+
+def test_kill_9_loses_and_repeats_nothing(tmp_path, tiny):
+    flags = [f"--model={tiny}", "--limit=40", "--pruner=saliency,random", "--budget=4,8"]
+    code, _, err = finish(start(tmp_path, *flags, "--out=whole"))
+    assert code == 0, err
+    want = record_digests(tmp_path / "whole")
+    rng, total = random.Random(0), sum(_rows(tmp_path / "whole").values())
+    for kill in range(KILLS):
+        process = start(tmp_path, *flags, "--out=killed")
+        _wait_for_records(tmp_path / "killed", process, total * (kill + 1) // (KILLS + 1))
+        time.sleep(rng.random() * 0.02)
+        process.kill()
+        process.communicate()
+    code, _, err = finish(start(tmp_path, *flags, "--out=killed"))
+    assert code == 0, err
+    assert record_digests(tmp_path / "killed") == want
+    assert _rows(tmp_path / "killed") == _rows(tmp_path / "whole")
+
+
+def _rows(out):
+    return {str(f.relative_to(out)): f.read_bytes().count(b"\n") for f in out.rglob("records-*.jsonl")}
+
+
+def _wait_for_records(out, process, count):
+    """Wait until a run has written so many rows, or has ended."""
+    while process.poll() is None and sum(_rows(out).values() if out.exists() else ()) < count:
+        time.sleep(0.005)
