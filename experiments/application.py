@@ -57,8 +57,8 @@ def _resume() -> str:
 
 
 def _cache_compiled_programs() -> None:
-    """Keep compiled programs between runs, unless the user's own JAX settings say where."""
-    if jax.config.jax_compilation_cache_dir is None:
+    """Keep compiled programs between runs, unless JAX's own variable says where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder / "llava_jax" / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -129,6 +129,25 @@ def _expand(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.reshape((1,) * (ndim - 1) + vector.shape)
 
 
+def attention(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+    """Return softmax(q kᵀ / √d) v without a mask.
+
+    ``jax.nn.dot_product_attention`` asks XLA for a float16 product that the CPU does not have.
+
+    Args:
+        query: float[G, S, H, d].
+        keys: float[G, S, H, d].
+        values: float[G, S, H, d].
+
+    Returns:
+        float[G, S, H, d] in query's dtype.
+    """
+    f32 = {"preferred_element_type": jnp.float32}
+    scores = jnp.einsum("gqhd,gkhd->ghqk", query, keys, **f32)
+    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1).astype(query.dtype)
+    return jnp.einsum("ghqk,gkhd->gqhd", weights, values, **f32).astype(query.dtype)
+
+
 def attention_row(query: jax.Array, keys: jax.Array) -> jax.Array:
     """Return one row of an attention matrix: softmax(q kᵀ / √d).
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from llava_jax.config import VisionConfig
-from llava_jax.layers import LayerNorm, Linear, attention_row, dense, run
+from llava_jax.layers import LayerNorm, Linear, attention, attention_row, dense, run
 
 Params = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ class VisionBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map hidden states float[G, 1+N, D] to float[G, 1+N, D]."""
         q, k, v = self.query_key_value(x)
-        x = x + self.out(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
+        x = x + self.out(attention(q, k, v).reshape(x.shape))
         return x + self.fc2(quick_gelu(self.fc1(self.norm_2(x))))
 
 

@@ -87,9 +87,11 @@ class Benchmark:
         load: ``--data`` → its questions; raises InputError.
         splits: names in the order of the tables.
         default_limit: pictures when ``--limit`` is not given, by ``--data``.
+        lettered: whether questions have options A, B, C, …
     """
 
     name: str
     load: Callable[[str], Dataset]
     splits: Sequence[str]
     default_limit: Callable[[str], int | None]
+    lettered: bool = False

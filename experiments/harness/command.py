@@ -14,7 +14,7 @@ import tqdm
 from experiments.harness import batching, flags, records, runner
 from experiments.harness.benchmark import Benchmark, Dataset
 from experiments.harness.config import FULL, RunConfig, Setting, settings
-from experiments.harness.errors import InterruptedRunError
+from experiments.harness.errors import InterruptedRunError, UsageError
 from experiments.harness.folder import RunFolder
 from experiments.harness.source import Source, find
 from llava_jax import prompts
@@ -45,6 +45,8 @@ def run(benchmark: Benchmark, config: RunConfig) -> Outcome | None:
         InputError: weights, data or run folder refused.
         InterruptedRunError: stopped between two batches by SIGTERM, or the disk is full.
     """
+    if config.options != "valid" and not benchmark.lettered:
+        raise UsageError(f"--options={config.options}: {benchmark.name} has no lettered options")
     source = find(config.model, config.dtype, offline=config.offline)
     grid = settings(config, source.cfg.vision.num_tokens)
     limit = config.limit or benchmark.default_limit(config.data)

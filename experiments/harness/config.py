@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pruning
 from experiments.harness.errors import UsageError
+from llava_jax import images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ class RunConfig:
         order: how kept tokens are handed over, ``raster`` or ``selection``.
         positions: ``contiguous`` or ``original``.
         mode: ``default`` or ``paper`` statistics.
+        options: ``valid`` options of a lettered question, or always ``abcd``.
         dtype: of the model, None for the default.
         preprocessing: ``pad`` or ``center_crop``.
         out: run folder.
@@ -93,9 +95,10 @@ class RunConfig:
     limit: int | None
     order: str
     positions: str
-    mode: str
+    mode: Literal["default", "paper"]
+    options: str
     dtype: str | None
-    preprocessing: str
+    preprocessing: images.Mode
     out: str
     fork: bool
     allow_failed: bool

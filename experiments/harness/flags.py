@@ -80,6 +80,9 @@ def define(benchmark: str) -> None:
     )
     flags.DEFINE_enum("mode", "default", ["default", "paper"], "statistics: right, or the paper's")
     flags.DEFINE_enum(
+        "options", "valid", ["valid", "abcd"], "lettered options: those a question has, or A-D"
+    )
+    flags.DEFINE_enum(
         "dtype", None, ["float32", "float16", "bfloat16"], "of the model (default: by its size)"
     )
     flags.DEFINE_enum("select_dtype", "float32", ["float32"], "tokens are selected in this dtype")
@@ -93,9 +96,14 @@ def define(benchmark: str) -> None:
     flags.DEFINE_bool("dry_run", False, "print the plan and stop")
 
 
+def _value(name: str) -> Any:
+    """Return a parsed flag."""
+    return FLAGS[name].value
+
+
 def _flat(name: str) -> tuple[Any, ...]:
     """Return a list flag's values over all its occurrences, without repeats."""
-    return tuple(dict.fromkeys(value for part in FLAGS[name].value for value in part))
+    return tuple(dict.fromkeys(value for part in _value(name) for value in part))
 
 
 def run_config() -> RunConfig:
@@ -108,19 +116,19 @@ def run_config() -> RunConfig:
         if name not in pruning.names():
             known = ", ".join(pruning.names())
             raise UsageError(f"--pruner={name} does not exist; known: {known}")
-    given = {name: _flat(name) for name in _hyperparameter_defaults() if FLAGS[name].value}
+    given = {name: _flat(name) for name in _hyperparameter_defaults() if _value(name)}
     return RunConfig(
         pruners=_flat("pruner"),
         budgets=_flat("budget"),
         seeds=_flat("seed"),
         hyperparameters=given,
-        **{name: FLAGS[name].value for name in _PLAIN},
+        **{name: _value(name) for name in _PLAIN},
     )
 
 
 _PLAIN = (
-    *("model", "data", "limit", "order", "positions", "mode", "dtype", "preprocessing"),
-    *("out", "fork", "allow_failed", "offline", "dry_run"),
+    *("model", "data", "limit", "order", "positions", "mode", "options", "dtype"),
+    *("preprocessing", "out", "fork", "allow_failed", "offline", "dry_run"),
 )
 
 

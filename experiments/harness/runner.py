@@ -18,7 +18,7 @@ import numpy as np
 import calibration
 import pruning
 from experiments.harness import batching, records
-from experiments.harness.benchmark import Dataset, Example
+from experiments.harness.benchmark import Dataset
 from experiments.harness.config import RunConfig, Setting
 from experiments.harness.errors import InputError
 from experiments.harness.folder import RunFolder
@@ -205,13 +205,22 @@ def to_records(
                 if reason:
                     failures.append(records.Failure(row.key, row.image, reason, job.folder.run))
                     continue
-                numbers = (tuple(masses), total, int(tokens[g, q]), None, job.setting.budget)
-                rows.append(_record(row, numbers, mask, job))
+                rows.append(
+                    records.Record(
+                        key=row.key,
+                        image=row.image,
+                        split=row.split,
+                        label=row.label,
+                        log_masses=tuple(masses),
+                        answer_log_mass=total,
+                        token=int(tokens[g, q]),
+                        text=None,
+                        budget=job.setting.budget,
+                        kept=mask,
+                        run=job.folder.run,
+                    )
+                )
     return rows, failures
-
-
-def _record(row: Example, numbers: tuple[Any, ...], mask: str, job: Job) -> records.Record:
-    return records.Record(row.key, row.image, row.split, row.label, *numbers, mask, job.folder.run)
 
 
 def _evidence(

@@ -17,7 +17,7 @@ from llava_jax.engine import Engine
 
 POCKET = "pocket"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ("*.json", "*.safetensors")
+_HUB_FILES = ["*.json", "*.safetensors"]
 _SMALL_MODEL = 5e8
 
 

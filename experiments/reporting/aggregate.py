@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-import calibration
+import calibration.report
 from experiments.harness import records
 from experiments.reporting import predictions
 
@@ -22,7 +23,10 @@ _NOT_A_PARAMETER = ("setting", "n", "images", "failed", "mode", "records", "metr
 
 
 def results(
-    out: pathlib.Path, folders: Sequence[pathlib.Path], splits: Sequence[str], mode: str
+    out: pathlib.Path,
+    folders: Sequence[pathlib.Path],
+    splits: Sequence[str],
+    mode: calibration.report.Mode,
 ) -> dict[str, Any]:
     """Evaluate the settings of a run folder and write results.json.
 
@@ -65,17 +69,17 @@ def _state(folder: pathlib.Path) -> str | None:
 
 
 def _evaluate(
-    folder: pathlib.Path, state: str | None, splits: Sequence[str], mode: str
+    folder: pathlib.Path, state: str | None, splits: Sequence[str], mode: calibration.report.Mode
 ) -> dict[str, Any]:
     """Compute one setting's entry of results.json."""
     run, rows = predictions.read_run(folder), predictions.load(folder, splits)
     report = calibration.report.evaluate(
-        rows.log_masses,
-        rows.label,
-        rows.answer_log_mass,
-        valid=rows.valid,
-        group=rows.image,
-        split=rows.split,
+        jnp.asarray(rows.log_masses),
+        jnp.asarray(rows.label),
+        jnp.asarray(rows.answer_log_mass),
+        valid=jnp.asarray(rows.valid),
+        group=jnp.asarray(rows.image),
+        split=jnp.asarray(rows.split),
         num_splits=len(splits),
         key=jax.random.key(_BOOTSTRAP_SEED),
         mode=mode,

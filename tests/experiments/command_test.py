@@ -94,7 +94,7 @@ def test_a_truncated_picture_is_refused(tmp_path, tiny, fixtures_dir):
     assert code == 2
     assert "cannot be decoded" in last_line(err)
     assert not list(tmp_path.rglob("SEALED"))
-    code, out, err = finish(start(tmp_path, f"--model={tiny}", f"--data={data}", "--allow_failed"))
+    code, _, err = finish(start(tmp_path, f"--model={tiny}", f"--data={data}", "--allow_failed"))
     assert code == 3
     assert "Traceback" not in err
     assert "no row was answered" in err
@@ -152,7 +152,8 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path, tiny):
 
 
 def _rows(out):
-    return {str(f.relative_to(out)): f.read_bytes().count(b"\n") for f in out.rglob("records-*.jsonl")}
+    files = out.rglob("records-*.jsonl")
+    return {str(file.relative_to(out)): file.read_bytes().count(b"\n") for file in files}
 
 
 def _wait_for_records(out, process, count):

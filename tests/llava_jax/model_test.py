@@ -21,7 +21,7 @@ def params():
 
 def questions(num_images, num_questions=5, longest=9, seed=0):
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, longest + 1, (num_images, num_questions))
+    lengths = rng.choice([1, longest // 2, longest], (num_images, num_questions))
     ids = rng.integers(4, 300, (num_images, num_questions, longest)).astype(np.int32)
     return ids, lengths
 
@@ -104,7 +104,7 @@ def test_original_positions_leave_gaps(params):
 def test_init_has_the_converted_tree(params):
     abstract = jax.eval_shape(lambda key: parameters.init(key, CFG), jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, params)
-    made = parameters.init(jax.random.key(0), CFG)
+    made = jax.jit(parameters.init, static_argnums=1)(jax.random.key(0), CFG)
     chex.assert_trees_all_equal_shapes_and_dtypes(made, params)
     chex.assert_tree_all_finite(made)
     assert isinstance(made["text"]["layers"], list)
@@ -122,16 +122,17 @@ def test_apply_runs_under_one_jit(params):
 
 def test_half_precision_stays_close(params):
     ids, lengths = questions(2)
-    want = log_masses(model.apply(params, pixels(2), PROMPT, ids, lengths, cfg=CFG))
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params)
-    got = log_masses(model.apply(half, pixels(2), PROMPT, ids, lengths, cfg=CFG))
+    run = jax.jit(model.apply, static_argnames="cfg")
+    want, got = (
+        log_masses(run(tree, pixels(2), PROMPT, ids, lengths, cfg=CFG)) for tree in (params, half)
+    )
     assert np.abs(np.exp(got) - np.exp(want)).max() < 5e-3
 
 
 def test_encode_gives_each_output_alone(params):
-    everything = model.encode(
-        params, pixels(2), cfg=CFG, outputs=model.VISION_OUTPUTS, saliency_layers=(0, 2)
-    )
+    run = engine.Engine(params, CFG)
+    everything = run.encode(pixels(2), model.VISION_OUTPUTS, (0, 2))
     chex.assert_shape(everything.hidden, (2, 17, 32))
     chex.assert_shape(everything.keys, (2, 17, 16))
     chex.assert_shape(everything.saliency_by_layer, (2, 2, 16))
@@ -139,15 +140,13 @@ def test_encode_gives_each_output_alone(params):
     np.testing.assert_array_equal(everything.features, everything.hidden[:, 1:])
     np.testing.assert_array_equal(everything.saliency, everything.saliency_by_layer[:, 1])
     for name in ("features", "embeddings", "hidden", "keys", "saliency"):
-        alone = model.encode(params, pixels(2), cfg=CFG, outputs=(name,))
+        alone = run.encode(pixels(2), (name,))
         chex.assert_trees_all_close(alone.require(name), everything.require(name))
         assert sum(x is not None for x in vars(alone).values()) == 1
     with pytest.raises(ValueError, match="queries"):
-        model.encode(params, pixels(1), cfg=CFG, outputs=("queries",))
+        run.encode(pixels(2), ("queries",))
     with pytest.raises(ValueError, match=r"7.*outside 0..2"):
-        model.encode(
-            params, pixels(1), cfg=CFG, outputs=("saliency_by_layer",), saliency_layers=(7,)
-        )
+        run.encode(pixels(2), ("saliency_by_layer",), (7,))
     with pytest.raises(ValueError, match="saliency was not"):
         alone.__class__().require("saliency")
 
@@ -159,6 +158,14 @@ def test_prefix_attention_is_causal_attention_on_the_whole():
     whole = jax.nn.dot_product_attention(q[:, 0], k[:, 0], v[:, 0], is_causal=True)
     part = layers.prefix_attention(q[:, :, 3:], k[:, :, 3:], v[:, :, 3:], k[:, 0, :3], v[:, 0, :3])
     np.testing.assert_allclose(part[:, 0], whole[:, 3:], atol=1e-6)
+
+
+def test_attention_is_jax_attention():
+    q, k, v = (
+        jax.random.normal(key, (2, 5, 3, 8)) for key in jax.random.split(jax.random.key(1), 3)
+    )
+    want = jax.nn.dot_product_attention(q, k, v)
+    np.testing.assert_allclose(layers.attention(q, k, v), want, atol=1e-6)
 
 
 def test_dense_pads_a_single_row():

@@ -4,7 +4,6 @@ import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +11,7 @@ from PIL import Image
 import llava_jax
 from experiments import pope
 from experiments.harness import batching
-from llava_jax import checkpoint, config, engine, images, model, prompts, testing
+from llava_jax import checkpoint, config, engine, images, prompts, testing
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -77,11 +76,12 @@ def check_parity(folder, cfg):
     for q, suffix in enumerate(suffixes):
         ids[:, q, : len(suffix)] = suffix
     lengths = np.array([[3, 5], [3, 5]])
+    run = engine.Engine(params, cfg)
     with jax.default_matmul_precision("highest"):
-        logits = model.apply(params, jnp.asarray(pixels), PROMPT, ids, lengths, cfg=cfg)
-        seen = model.encode(
-            params, jnp.asarray(pixels), cfg=cfg, outputs=("hidden", "features", "saliency")
-        )
+        seen = run.encode(pixels, ("hidden", "features", "saliency"))
+        every = np.tile(np.arange(cfg.vision.num_tokens), (2, 1))
+        prefix = run.prefill(PROMPT, seen.require("features"), every)
+        logits = run.answer(prefix, ids, lengths)
     with torch.no_grad():
         tower = reference.model.vision_tower(
             torch.tensor(pixels.transpose(0, 3, 1, 2)),
