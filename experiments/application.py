@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+import absl.flags
 import jax
 from absl import app
 
@@ -16,6 +17,8 @@ from experiments.harness import command, errors, flags
 from experiments.harness.benchmark import Benchmark
 from experiments.harness.config import RunConfig
 from experiments.reporting import aggregate, tables
+
+absl.flags.disclaim_key_flags()  # as in harness.flags
 
 
 def start(benchmark: Benchmark) -> None:

@@ -13,6 +13,7 @@ from experiments.harness.config import FULL, RunConfig
 from experiments.harness.errors import UsageError
 
 FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # so that --help of an entry point lists them
 
 
 class _List(flags.ArgumentParser):
@@ -51,6 +52,7 @@ _KINDS: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def _define_list(name: str, default: str | None, kind: type, text: str) -> None:
     flags.DEFINE_multi(_List(*_KINDS[kind]), flags.ArgumentSerializer(), name, default, text, FLAGS)
+    FLAGS[name].default_as_str = f"'{default}'" if default else None
 
 
 def _hyperparameter_defaults() -> dict[str, dict[str, Any]]:
