@@ -136,7 +136,8 @@ def register(name: str) -> Callable[[type[P]], type[P]]:
         pruner.name = name
         if not hasattr(pruner, "check"):
             pruner.check = _accept
-        _PRUNERS[name] = jax.tree_util.register_dataclass(pruner)
+        _register_pytree(pruner)
+        _PRUNERS[name] = pruner
         return pruner
 
     return decorate
@@ -198,6 +199,30 @@ def _select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax
 
 def _accept(self: Pruner) -> None:
     """Accept every hyper-parameter."""
+
+
+def _register_pytree(cls: type[Any]) -> None:
+    """Make a pruner's class a pytree whose structure names the class.
+
+    `jax.tree_util.register_dataclass` (jax 0.10) is not enough: it takes the structures of
+    two classes with equal static fields for equal, and then `jax.jit` may run the program
+    that was compiled for the other class.
+    """
+    fields = dataclasses.fields(cls)
+    static = tuple(field.name for field in fields if field.metadata.get("static"))
+    leaves = tuple(field.name for field in fields if field.name not in static)
+
+    def flatten(pruner: Any) -> tuple[list[tuple[Any, Any]], Any]:
+        keyed = [(jax.tree_util.GetAttrKey(name), getattr(pruner, name)) for name in leaves]
+        return keyed, (cls.name, tuple(getattr(pruner, name) for name in static))
+
+    def unflatten(structure: Any, values: Any) -> Any:
+        pruner = object.__new__(cls)
+        for name, value in zip(static + leaves, (*structure[1], *values), strict=True):
+            object.__setattr__(pruner, name, value)
+        return pruner
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
 
 
 def _check_class_variables(cls: type) -> None:

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from llava_jax import testing
 
-KILLS = 5
+KILLS = 2
 
 
 @pytest.fixture(scope="module")

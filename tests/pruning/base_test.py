@@ -164,3 +164,18 @@ def test_a_random_subset_is_uniform():
     counts = np.bincount(np.asarray(picks).ravel(), minlength=10)
     # 600 ± 20.5 expected: five standard deviations.
     assert np.abs(counts - 600).max() < 103
+
+
+def test_no_two_pruners_share_a_structure():
+    """Where they did, `jax.jit` ran one pruner's program for another, now and then."""
+    structures = [jax.tree.structure(pruning.get(name)()) for name in pruning.names()]
+    for i, one in enumerate(structures):
+        assert all(one != other for other in structures[:i])
+
+
+def test_a_pruner_survives_a_transformation():
+    scope = pruning.get("scope")(alpha=0.5, gamma=2.0)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, scope)
+    assert doubled == pruning.get("scope")(alpha=1.0, gamma=2.0)
+    ((path, _),) = jax.tree_util.tree_leaves_with_path(scope)
+    assert jax.tree_util.keystr(path) == ".alpha"

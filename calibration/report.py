@@ -1,0 +1,200 @@
+"""Every column of the tables, pooled and per split, with its interval, in one program.
+
+The only place of the package that calls `jax.jit`.
+
+Axis legend: E examples, C choices, S splits, F folds, B bins, R resamples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import checked, folds, resampling, scaling
+from .binning import BinStats, bin_stats
+from .columns import COLUMNS, VALUE_ONLY, Evidence, evaluate_columns, take_evidence
+
+Array = jax.typing.ArrayLike
+Mode = Literal["default", "paper"]
+NUM_FOLDS = 5  # SCOPE §4.6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % percentile interval, of equal shapes.
+
+    Attributes:
+        value: float[...], on all rows.
+        low: float[...], NaN for a column without an interval.
+        high: float[...], NaN for a column without an interval.
+    """
+
+    value: jax.Array
+    low: jax.Array
+    high: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the tables print of one setting.
+
+    Attributes:
+        metrics: column name → Interval of float[], over all rows.
+        splits: column name → Interval of float[S], per split.
+        bins: BinStats of all rows.
+        fit: TemperatureFit of all rows; says whether T is at a bound.
+        fold_temperatures: float[F], of the cross-validation.
+    """
+
+    metrics: dict[str, Interval]
+    splits: dict[str, Interval]
+    bins: BinStats
+    fit: scaling.TemperatureFit
+    fold_temperatures: jax.Array
+
+
+def evaluate(
+    log_masses: Array,
+    label: Array,
+    answer_log_mass: Array,
+    *,
+    valid: Array | None = None,
+    group: Array | None = None,
+    split: Array | None = None,
+    num_splits: int = 0,
+    key: jax.Array,
+    num_resamples: int = 1000,
+    mode: Mode = "default",
+) -> Report:
+    """Compute every column of one setting, compiled once per shape.
+
+    mode="default" resamples and deals to folds whole groups (images); mode="paper"
+    single rows, and admits a label that is not a valid choice (always A–D): the row
+    counts as wrong and its NLL is infinite. Splits are resampled jointly. The interval
+    of cross_validated_ece resamples the pooled out-of-fold rows, without refitting.
+
+    Args:
+        log_masses: float[E, C], log probability masses of the choices.
+        label: int[E], index of the right choice.
+        answer_log_mass: float[E] ≤ 0, log mass of all choices together.
+        valid: bool[E, C], choices that the question has; None is all.
+        group: int[E], the image of each row; None is a group of its own for each row.
+        split: int[E] in [0, S); None is allowed if S is 0.
+        num_splits: S.
+        key: PRNG key; settings that share it are resampled alike.
+        num_resamples: R.
+        mode: how rows are resampled and dealt to folds.
+
+    Returns:
+        Report.
+
+    Raises:
+        ValueError: if an input is invalid; it names the row, the value, the remedy.
+    """
+    if mode not in ("default", "paper"):
+        raise ValueError(f'mode is {mode!r}; it is "default" or "paper"')
+    checked.check_choices(log_masses, label, valid=valid, any_label=mode == "paper")
+    shape = np.shape(log_masses)
+    checked.check_log_mass(answer_log_mass, shape[0])
+    checked.check_split(split, num_splits, shape[0])
+    checked.check_group(group, shape[0])
+    groups = np.arange(shape[0]) if group is None else np.asarray(group)
+    names, groups = np.unique(groups, return_inverse=True)
+    return _program(
+        jnp.asarray(log_masses),
+        jnp.asarray(label, jnp.int32),
+        jnp.asarray(answer_log_mass),
+        jnp.asarray(np.ones(shape, bool) if valid is None else valid, bool),
+        jnp.asarray(groups, jnp.int32),
+        jnp.asarray(np.zeros(shape[0]) if split is None else split, jnp.int32),
+        key,
+        num_groups=names.size,
+        num_splits=num_splits,
+        num_resamples=num_resamples,
+        mode=mode,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_groups", "num_splits", "num_resamples", "mode"))
+def _program(
+    log_masses: jax.Array,
+    label: jax.Array,
+    answer_log_mass: jax.Array,
+    valid: jax.Array,
+    group: jax.Array,
+    split: jax.Array,
+    key: jax.Array,
+    *,
+    num_groups: int,
+    num_splits: int,
+    num_resamples: int,
+    mode: Mode,
+) -> Report:
+    """Trace `evaluate` after its checks."""
+    fold, counts = _deal(group, key, num_groups, num_resamples, mode)
+    masks = (split[None, :] == jnp.arange(num_splits)[:, None]).astype(jnp.int32)
+    masks = jnp.concatenate([jnp.ones_like(split)[None, :], masks])
+
+    def fit(weights: jax.Array) -> tuple[scaling.TemperatureFit, jax.Array]:
+        exact = scaling.fit_temperature(log_masses, label, weights, valid=valid)
+        grid = scaling.temperature_grid(log_masses, label, weights, valid=valid)
+        return exact, grid
+
+    training = folds.training_weights(fold, NUM_FOLDS)
+    fits, grids = jax.lax.map(fit, jnp.concatenate([masks, training]))
+    fitted, fold_fits = jnp.split(fits.temperature, [1 + num_splits])
+    scaled = scaling.apply_temperature(log_masses, fold_fits[fold])
+    evidence = take_evidence(log_masses, scaled, label, answer_log_mass, valid)
+    order = evidence.ranking.order
+    columns = _columns(evidence, counts[:, order], masks[:, order])
+    for name, value in zip(VALUE_ONLY, (fitted, grids[: 1 + num_splits]), strict=True):
+        columns[name] = Interval(value, *[jnp.full_like(value, jnp.nan)] * 2)
+    return Report(
+        metrics=jax.tree.map(lambda x: x[0], columns),
+        splits=jax.tree.map(lambda x: x[1:], columns),
+        bins=bin_stats(evidence.confidence, evidence.correct),
+        fit=jax.tree.map(lambda x: x[0], fits),
+        fold_temperatures=fold_fits,
+    )
+
+
+def _deal(
+    group: jax.Array, key: jax.Array, num_groups: int, num_resamples: int, mode: Mode
+) -> tuple[jax.Array, jax.Array]:
+    """Deal rows or groups to folds int32[E] and to resamples int32[R, E]."""
+    fold_key, resample_key = jax.random.split(key)
+    if mode == "paper":
+        fold = folds.kfold(fold_key, group.size, NUM_FOLDS)
+        return fold, resampling.resample_counts(resample_key, group.size, num_resamples)
+    fold = folds.group_kfold(fold_key, group, num_groups, NUM_FOLDS)
+    return fold, resampling.cluster_resample_counts(resample_key, group, num_groups, num_resamples)
+
+
+def _columns(evidence: Evidence, counts: jax.Array, masks: jax.Array) -> dict[str, Interval]:
+    """Evaluate the columns on the rows themselves and on every resample.
+
+    Args:
+        evidence: Evidence of the E rows.
+        counts: int32[R, E].
+        masks: int32[1+S, E], all rows and each split.
+
+    Returns:
+        Column name → Interval of float[1+S].
+    """
+
+    def statistic(counts: jax.Array) -> jax.Array:
+        return jax.vmap(lambda mask: evaluate_columns(evidence, mask * counts))(masks)
+
+    counts = jnp.concatenate([jnp.ones_like(counts[:1]), counts])  # 0: the rows as given
+    samples = resampling.bootstrap(statistic, counts)
+    low, high = resampling.percentile_interval(samples[1:])
+    return {
+        name: Interval(samples[0, :, i], low[:, i], high[:, i]) for i, name in enumerate(COLUMNS)
+    }

@@ -1,0 +1,115 @@
+"""Write the miniature as a Hugging Face LLaVA-1.5 folder that transformers loads."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.training import tokenizer
+from experiments.training.pictures import MEAN, STD
+from llava_jax.checkpoint import huggingface
+from llava_jax.config import LlavaConfig
+
+_POSITIONS = 4096
+
+
+def config_json(cfg: LlavaConfig) -> dict[str, Any]:
+    """Return the contents of config.json."""
+    seen, text = cfg.vision, cfg.text
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "image_token_index": cfg.image_token_id,
+        "image_seq_length": seen.num_tokens,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": seen.feature_layer,
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": False,
+        "dtype": "float16",
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": seen.width,
+            "intermediate_size": seen.mlp_width,
+            "num_hidden_layers": seen.num_layers,
+            "num_attention_heads": seen.num_heads,
+            "image_size": seen.image_size,
+            "patch_size": seen.patch_size,
+            "projection_dim": seen.width,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": seen.eps,
+        },
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.width,
+            "intermediate_size": text.mlp_width,
+            "num_hidden_layers": text.num_layers,
+            "num_attention_heads": text.num_heads,
+            "num_key_value_heads": text.num_kv_heads,
+            "head_dim": text.head_dim,
+            "rope_theta": text.rope_theta,
+            "rms_norm_eps": text.eps,
+            "hidden_act": "silu",
+            "max_position_embeddings": _POSITIONS,
+            "bos_token_id": tokenizer.BOS,
+            "eos_token_id": tokenizer.EOS,
+            "pad_token_id": tokenizer.PAD,
+            "tie_word_embeddings": False,
+        },
+    }
+
+
+def preprocessor_json(cfg: LlavaConfig) -> dict[str, Any]:
+    """Return the contents of preprocessor_config.json."""
+    side = cfg.vision.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [round(float(value), 8) for value in MEAN],
+        "image_std": [round(float(value), 8) for value in STD],
+    }
+
+
+def tokenizer_json() -> dict[str, Any]:
+    """Return the contents of tokenizer_config.json."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": _POSITIONS,
+        "padding_side": "left",
+    }
+
+
+def write(folder: pathlib.Path, params: dict[str, Any], cfg: LlavaConfig, card: str) -> None:
+    """Write weights in half precision, tokenizer, preprocessing and model card.
+
+    Args:
+        folder: made if it is not there.
+        params: vision, projector and text.
+        cfg: their shapes.
+        card: contents of README.md.
+    """
+    huggingface.save(folder, params, config_json(cfg), np.float16)
+    tokenizer.build().save(str(folder / "tokenizer.json"))
+    files = {
+        "tokenizer_config.json": tokenizer_json(),
+        "preprocessor_config.json": preprocessor_json(cfg),
+    }
+    for name, contents in files.items():
+        (folder / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")

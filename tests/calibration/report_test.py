@@ -1,0 +1,164 @@
+"""The whole report against the single functions, and its two modes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import calibration
+from calibration import report
+
+IMAGES, COPIES, RESAMPLES = 40, 4, 300
+ATOL = 2e-6  # float32 sums in another order
+NAMES = {
+    *("accuracy", "mean_confidence", "overconfidence", "ece", "brier", "nll", "aurc"),
+    *("temperature", "temperature_grid", "cross_validated_ece", "accuracy_at_80"),
+    "answer_mass",
+}
+
+
+def predictions(seed):
+    """Return rows whose images repeat one question COPIES times, as POPE does."""
+    rng = np.random.default_rng(seed)
+    scores = np.repeat(rng.normal(0, 2, (IMAGES, 3)), COPIES, axis=0) - 5
+    valid = np.repeat(np.arange(IMAGES) % 2 == 0, COPIES)[:, None] | [True, True, False]
+    label = np.where(valid[:, 2], rng.integers(0, 3, IMAGES).repeat(COPIES), 0)
+    log_masses = np.asarray(jax.nn.log_softmax(scores, axis=-1) - 0.1, np.float32)
+    mass = np.where(valid, np.exp(log_masses), 0).sum(axis=1)
+    return {
+        "log_masses": log_masses,
+        "label": label.astype(np.int32),
+        "answer_log_mass": np.log(mass).astype(np.float32),
+        "valid": valid,
+    }
+
+
+GROUP = np.repeat(np.arange(IMAGES), COPIES)
+SPLIT = np.arange(IMAGES * COPIES) % 2
+evaluate = functools.partial(
+    calibration.evaluate,
+    group=GROUP,
+    split=SPLIT,
+    num_splits=2,
+    key=jax.random.key(0),
+    num_resamples=RESAMPLES,
+)
+
+
+@pytest.fixture(scope="module")
+def default():
+    return evaluate(**predictions(0))
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return evaluate(**predictions(0), mode="paper")
+
+
+@jax.jit
+def single_functions(rows, scaled, weights):
+    log_masses, label, valid = (rows[k] for k in ("log_masses", "label", "valid"))
+    top = calibration.top_label(log_masses, label, valid)
+    after = calibration.top_label(scaled, label, valid)
+    rated, ranked = (top.confidence, top.correct), (top.margin, top.correct)
+    choices = (log_masses, label, weights)
+    error = calibration.expected_calibration_error
+    fit = calibration.fit_temperature(*choices, valid=valid)
+    mass = jnp.exp(rows["answer_log_mass"])
+    return {
+        "accuracy": calibration.accuracy(*rated, weights),
+        "mean_confidence": calibration.mean_confidence(*rated, weights),
+        "overconfidence": calibration.overconfidence(*rated, weights),
+        "ece": error(*rated, weights),
+        "brier": calibration.brier_score(*rated, weights),
+        "nll": calibration.negative_log_likelihood(*choices, valid=valid),
+        "aurc": calibration.aurc(*ranked, weights),
+        "temperature": fit.temperature,
+        "temperature_grid": calibration.temperature_grid(*choices, valid=valid),
+        "cross_validated_ece": error(after.confidence, after.correct, weights),
+        "accuracy_at_80": calibration.selective_accuracy(*ranked, weights),
+        "answer_mass": jnp.sum(mass * weights) / jnp.sum(weights),
+    }
+
+
+def test_values_are_those_of_the_single_functions(default):
+    rows = predictions(0)
+    fold_key, _ = jax.random.split(jax.random.key(0))
+    fold = calibration.group_kfold(fold_key, GROUP, IMAGES)
+    temperatures, scaled = jax.jit(calibration.cross_validated_temperature)(
+        rows["log_masses"], rows["label"], fold, valid=rows["valid"]
+    )
+    np.testing.assert_allclose(default.fold_temperatures, temperatures, rtol=1e-5)
+    for k, weights in enumerate([SPLIT >= 0, SPLIT == 0, SPLIT == 1]):
+        expected = single_functions(rows, scaled, weights.astype(int))
+        assert set(default.metrics) == set(default.splits) == set(expected) == NAMES
+        for name, value in expected.items():
+            interval = default.splits[name] if k else default.metrics[name]
+            actual = interval.value[k - 1] if k else interval.value
+            np.testing.assert_allclose(actual, value, rtol=1e-5, atol=ATOL, err_msg=name)
+    assert default.bins.count.sum() == len(fold)
+
+
+def test_intervals_surround_the_values_but_for_fitted_columns(default):
+    for name, interval in default.metrics.items():
+        if name in calibration.VALUE_ONLY:
+            assert np.isnan(interval.low)
+            assert np.isnan(interval.high)
+        else:
+            assert interval.low <= interval.high, name
+    assert default.splits["brier"].low.shape == (2,)
+
+
+def test_clusters_are_wider_than_rows_where_rows_repeat(default, paper):
+    for name in ("accuracy", "brier", "nll", "aurc"):
+        clustered, iid = default.metrics[name], paper.metrics[name]
+        np.testing.assert_allclose(clustered.value, iid.value, atol=ATOL)
+        ratio = (clustered.high - clustered.low) / (iid.high - iid.low)
+        assert 1.5 < ratio < 2.7, name  # the design effect is √COPIES = 2
+
+
+def test_settings_of_one_shape_share_a_program_and_their_resamples(default):
+    compiled = report._program._cache_size()
+    other = evaluate(**predictions(1))
+    assert report._program._cache_size() == compiled
+    assert other.metrics["brier"].value != default.metrics["brier"].value
+    again = evaluate(**predictions(0))
+    jax.tree.map(np.testing.assert_array_equal, again, default)
+
+
+def test_only_paper_mode_admits_a_label_that_is_not_offered(paper):
+    rows = predictions(0)
+    rows["label"][COPIES] = 2  # image 1 offers the first two choices
+    with pytest.raises(ValueError, match=rf"label\[{COPIES}\] is 2"):
+        evaluate(**rows)
+    metrics = evaluate(**rows, mode="paper").metrics
+    assert metrics["nll"].value == np.inf
+    assert np.isfinite(metrics["temperature"].value)
+    assert metrics["accuracy"].value <= paper.metrics["accuracy"].value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer_log_mass": [0.0] * 159 + [0.5]}, r"answer_log_mass\[159\] is 0.5"),
+        ({"answer_log_mass": [0.0]}, "answer_log_mass has 1 rows"),
+        ({"split": [0] * 159 + [2]}, r"split\[159\] is 2; .* \[0, 2\)"),
+        ({"split": None}, "num_splits is 2 and split None"),
+        ({"group": [-1] * 160}, r"group\[0\] is -1"),
+        ({"mode": "fast"}, "mode is 'fast'"),
+        ({"log_masses": np.full((160, 3), np.nan)}, r"log_masses\[0, 0\] is nan"),
+    ],
+)
+def test_wrong_inputs_are_refused_before_anything_runs(change, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(**(predictions(0) | change))
+
+
+def test_an_empty_split_is_nan_and_does_not_hide():
+    rows = predictions(0)
+    result = evaluate(**rows, split=np.zeros(IMAGES * COPIES, int))
+    assert np.isnan(result.splits["accuracy"].value[1])
+    assert np.isfinite(result.metrics["accuracy"].value)
+    assert jnp.isnan(result.splits["temperature"].value[1])
