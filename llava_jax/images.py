@@ -105,7 +105,14 @@ def _pad_to_square(image: Image.Image) -> Image.Image:
 
 
 def _center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Resize the short side to size, then cut the middle."""
+    """Resize the short side to size, then cut the middle.
+
+    The transparent colour of a palette survives the conversion to RGB as a mark, and
+    transformers 5 puts pixels of that colour onto white.
+    """
+    if image.info.get("transparency") is not None:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     width, height = image.size
     short = min(width, height)
     resized = image.resize(

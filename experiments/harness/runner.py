@@ -231,6 +231,9 @@ def _evidence(
     found = {}
     for choices in kinds:
         id_sets = tuple(tokenizer.answer_ids(spellings) for spellings in choices)
-        masses, total = calibration.answer_log_masses(logits, id_sets)
+        masses, total = _answer_log_masses(logits, id_sets)
         found[choices] = (np.asarray(masses), np.asarray(total))
     return found
+
+
+_answer_log_masses = jax.jit(calibration.answer_log_masses, static_argnames="id_sets")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.training import tokenizer
-from experiments.training.pictures import MEAN, STD
+from llava_jax import images
 from llava_jax.checkpoint import huggingface
 from llava_jax.config import LlavaConfig
 
@@ -76,8 +76,8 @@ def preprocessor_json(cfg: LlavaConfig) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [round(float(value), 8) for value in MEAN],
-        "image_std": [round(float(value), 8) for value in STD],
+        "image_mean": [round(float(value), 8) for value in images.CLIP_MEAN],
+        "image_std": [round(float(value), 8) for value in images.CLIP_STD],
     }
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.training.pictures import Pool, normalise
-from llava_jax import model
+from experiments.training.pictures import Pool
+from llava_jax import images, model
 from llava_jax.config import LlavaConfig
 
 _BATCH = 16
@@ -28,7 +28,7 @@ def features(
         found = np.empty((len(source), cfg.vision.num_tokens, cfg.vision.width), np.float16)
         for begin in range(0, len(source), _BATCH):
             part = slice(begin, begin + _BATCH)
-            found[part] = encode(params, normalise(source.images[part])).features
+            found[part] = encode(params, images.normalise(source.images[part])).features
         folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial.npy")
         np.save(partial, found)

@@ -10,10 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import scenes
-
-# CLIP's pixel statistics (openai/clip-vit-large-patch14-336, preprocessor_config.json)
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+from llava_jax.images import normalise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +51,6 @@ def pool(world: scenes.World, start: int, count: int, folder: pathlib.Path) -> P
     images = np.load(target / "images.npy", mmap_mode="r")
     categories = np.load(target / "categories.npy")
     return Pool(world, start, images, categories, np.load(target / "colours.npy"))
-
-
-def normalise(images: np.ndarray) -> np.ndarray:
-    """Map uint8[..., 3] to the float32 that CLIP's preprocessing gives."""
-    return (images.astype(np.float32) / 255 - MEAN) / STD
 
 
 @jax.tree_util.register_dataclass

@@ -17,8 +17,8 @@ import optax
 
 from experiments import scenes
 from experiments.training import initial
-from experiments.training.pictures import Pool, Window, normalise, window_rows
-from llava_jax import parameters, vision
+from experiments.training.pictures import Pool, Window, window_rows
+from llava_jax import images, parameters, vision
 from llava_jax.config import LlavaConfig, VisionConfig
 
 Params = dict[str, Any]
@@ -33,7 +33,7 @@ def start(cfg: LlavaConfig, source: Pool, seed: int) -> Params:
     """Return the tower's starting point and the heads that training alone uses."""
     rng = np.random.default_rng([seed, 0])
     random = parameters.init(jax.random.key(seed), cfg)["vision"]
-    sample = normalise(source.images[: min(96, len(source))])
+    sample = images.normalise(source.images[: min(96, len(source))])
     tower = initial.tower(random, cfg.vision, sample, rng)
     sizes = {
         "category": len(scenes.CATEGORIES) + 1,
@@ -129,7 +129,7 @@ def evaluate(params: Params, source: Pool, cfg: VisionConfig) -> dict[str, float
     for begin in range(0, len(source), 16):
         part = slice(begin, begin + 16)
         labels = source.categories[part].reshape(-1, rows.size - 1)
-        pixels = normalise(source.images[part])
+        pixels = images.normalise(source.images[part])
         category, presence, saliency = _probe(params, pixels, rows, cfg)
         objects = labels >= 0
         right.append((np.asarray(category) == labels)[objects])

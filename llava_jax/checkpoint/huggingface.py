@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -31,6 +32,7 @@ def read_config(folder: pathlib.Path) -> LlavaConfig:
         raise ValueError(f"{file} is not JSON: {error}") from None
 
 
+@functools.lru_cache(maxsize=4)
 def abstract(cfg: LlavaConfig, dtype: Any = np.float32) -> dict[str, Any]:
     """Return the parameter tree as shapes and dtypes, without values."""
     return jax.eval_shape(lambda key: parameters.init(key, cfg, dtype), jax.random.key(0))
@@ -90,3 +92,4 @@ def save(folder: pathlib.Path, params: Any, config: dict[str, Any], dtype: Any) 
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     weights = {rules.key_of(p): np.asarray(x).astype(dtype) for p, x in flatten(params).items()}
     safetensors.numpy.save_file(weights, folder / tensors.SINGLE, metadata={"format": "pt"})
+    (folder / tensors.SINGLE).chmod(0o644)  # the library writes 0600

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from llava_jax import testing
 
-KILLS = 2
+KILLS = 3
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def start(folder, *flags):
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env=os.environ | {"XDG_CACHE_HOME": str(folder.parent / "cache")},
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
     )
 
 

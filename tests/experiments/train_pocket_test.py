@@ -27,7 +27,7 @@ from experiments.training import (
     vision_stage,
 )
 from experiments.training.optimiser import optimiser
-from llava_jax import config, parameters, prompts, testing
+from llava_jax import config, images, parameters, prompts, testing
 from llava_jax.checkpoint import huggingface
 from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
 
@@ -94,7 +94,7 @@ def test_windows_are_cut_and_mirrored_together(source):
     rng = np.random.default_rng(3)
     batch = pictures.window(source, 4, 12, rng)
     assert batch.pixels.shape == (4, 96, 96, 3)
-    whole = pictures.normalise(source.images)
+    whole = images.normalise(source.images)
     seen = source.categories
     place = batch.rows[1] - 1
     top, left = 8 * (place // 24), 8 * (place % 24)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import llava_jax
 from llava_jax import checkpoint, config, testing
 from llava_jax.checkpoint import huggingface, rules, store, tensors
 
@@ -202,3 +204,10 @@ def test_command_line(folder, tmp_path):
     assert refused.stderr.strip().count("\n") == 0
     assert "missing tensor language_model.model.norm.weight" in refused.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_preset_is_the_shipped_model():
+    folder = pathlib.Path(llava_jax.__file__).parent / "pocket"
+    assert checkpoint.read_config(folder) == config.pocket()
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    assert size <= 12e6
