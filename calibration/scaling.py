@@ -21,7 +21,7 @@ from .confidence import valid_choices
 from .folds import training_weights
 from .rows import float_dtype, row_weights
 
-TEMPERATURE_GRID = np.arange(10, 61) / 20  # 0.50, 0.55, …, 3.00: the paper's decimals
+TEMPERATURE_GRID = np.arange(10, 201) / 20  # 0.50, 0.55, …, 10.00: the paper's two decimals
 _MAX_STEPS = 50
 _LINE_SEARCH_STEPS = 20
 
