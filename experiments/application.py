@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +19,7 @@ from experiments.harness.config import RunConfig
 from experiments.reporting import aggregate, tables
 
 absl.flags.disclaim_key_flags()  # as in harness.flags
+_RESUME = "nothing answered is lost, the same command resumes"
 
 
 def start(benchmark: Benchmark) -> None:
@@ -44,9 +45,12 @@ def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
     except errors.InputError as error:
         return _end(f"refused: {error}", errors.REFUSED)
     except errors.InterruptedRunError as error:
-        return _end(f"{error}; {_resume()}", errors.INTERRUPTED)
+        return _end(f"{error}; {_RESUME}", errors.INTERRUPTED)
     except KeyboardInterrupt:
-        return _end(f"stopped by Ctrl-C; {_resume()}", errors.CTRL_C)
+        return _end(f"stopped by Ctrl-C; {_RESUME}", errors.CTRL_C)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return _end(f"refused: {error}", errors.INTERRUPTED if full else errors.REFUSED)
 
 
 def _end(line: str, code: int) -> int:
@@ -54,15 +58,10 @@ def _end(line: str, code: int) -> int:
     return code
 
 
-def _resume() -> str:
-    """Return how to go on."""
-    return f"nothing answered is lost, the same command resumes: {shlex.join(sys.argv)}"
-
-
 def _cache_compiled_programs() -> None:
     """Keep compiled programs between runs, unless JAX's own variable says where."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder / "llava_jax" / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -82,7 +81,7 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
         (e for e in found["settings"] if e["setting"] in names),
         key=lambda e: names.index(e["setting"]),
     )
-    asked = [e for e in found["over_seeds"] if e["pruner"] in config.pruners]
+    asked = aggregate.over_seeds(entries)
     print(_heading(benchmark, config, entries, outcome))
     print(tables.render(entries, benchmark.splits))
     if asked:

@@ -141,11 +141,13 @@ _LLAVA_REQUIRED: dict[str, Any] = {
     "projector_hidden_act": "gelu",
     "vision_feature_select_strategy": "default",
 }
-_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("quick_gelu", "silu"),
-    "tie_word_embeddings": (False,),
+_VISION_REQUIRED: dict[str, Any] = {"hidden_act": "quick_gelu"}
+_TEXT_REQUIRED: dict[str, Any] = {
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
 }
-_SUPPORTED |= {"attention_bias": (False,), "mlp_bias": (False,)}
 
 
 def from_hf(config: Mapping[str, Any]) -> LlavaConfig:
@@ -161,7 +163,8 @@ def from_hf(config: Mapping[str, Any]) -> LlavaConfig:
         ValueError: a field asks for something this architecture does not compute; every such
             field is named with its value and what is supported.
     """
-    if missing := [part for part in ("vision_config", "text_config") if part not in config]:
+    parts = ("vision_config", "text_config")
+    if missing := [part for part in parts if not isinstance(config.get(part), Mapping)]:
         raise ValueError(f"config.json is not a LLaVA-1.5 model: it lacks {missing}")
     vision: dict[str, Any] = _CLIP_DEFAULTS | config["vision_config"]
     text: dict[str, Any] = _LLAMA_DEFAULTS | config["text_config"]
@@ -204,21 +207,23 @@ def _refuse_unsupported(
     config: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]
 ) -> None:
     """Raise ValueError that lists every field this architecture cannot follow."""
+    parts = (
+        ("", config, _LLAVA_REQUIRED),
+        ("vision_config.", vision, _VISION_REQUIRED),
+        ("text_config.", text, _TEXT_REQUIRED),
+    )
     wrong = [
-        f"{name}={config[name]!r} (supported: {right!r})"
-        for name, right in _LLAVA_REQUIRED.items()
-        if config.get(name, right) != right
+        f"{part}{name}={fields[name]!r} (supported: {right!r})"
+        for part, fields, required in parts
+        for name, right in required.items()
+        if fields.get(name, right) != right
     ]
-    for part, fields in (("vision_config", vision), ("text_config", text)):
-        wrong += [
-            f"{part}.{name}={fields[name]!r} (supported: {right})"
-            for name, right in _SUPPORTED.items()
-            if name in fields and fields[name] not in right
-        ]
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    if rope.get("rope_type", "default") != "default":
-        wrong.append(f"text_config rope_type={rope['rope_type']!r} (supported: 'default')")
-    if not isinstance(config.get("vision_feature_layer", -2), int):
-        wrong.append(f"vision_feature_layer={config['vision_feature_layer']!r} (one layer)")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        wrong.append(f"text_config rope_type={kind!r} (supported: 'default')")
+    layer, deepest = config.get("vision_feature_layer", -2), vision["num_hidden_layers"]
+    if not isinstance(layer, int) or not -deepest <= layer < 0:
+        wrong.append(f"vision_feature_layer={layer!r} (supported: one of -{deepest}..-1)")
     if wrong:
         raise ValueError("config.json is not a LLaVA-1.5 model: " + "; ".join(wrong))

@@ -42,13 +42,7 @@ def decode(content: bytes, name: str) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB")
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except Exception as error:  # Pillow's decoders raise whatever their format makes them
         reason = str(error).split(" <_io.BytesIO")[0]
         raise ImageError(f"picture {name} cannot be decoded: {reason}") from None
 
@@ -59,14 +53,19 @@ def read(file: pathlib.Path) -> Image.Image:
     Raises:
         ImageError: it is not there, or cannot be decoded.
     """
-    if not file.is_file():
-        raise ImageError(f"picture {file.name} is not in {file.parent}")
-    return decode(file.read_bytes(), file.name)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ImageError(f"picture {file.name} is not in {file.parent}: {error.strerror}") from None
+    return decode(content, file.name)
 
 
 def digest(file: pathlib.Path) -> str | None:
     """Return the sha256 of a picture file, None if it is not there."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def fit(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
@@ -83,14 +82,23 @@ def fit(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
         uint8[size, size, 3].
 
     Raises:
+        ImageError: so thin that its square or its enlargement would not fit into memory.
         ValueError: unknown mode.
     """
+    _refuse_thin(image, size)
     if mode == "pad":
         square = _pad_to_square(image).resize((size, size), Image.Resampling.BICUBIC)
         return np.asarray(square)
     if mode == "center_crop":
         return _center_crop(image, size)
     raise ValueError(f"unknown preprocessing {mode!r}; known: 'pad', 'center_crop'")
+
+
+def _refuse_thin(image: Image.Image, size: int) -> None:
+    short, long = sorted(image.size)
+    pixels = max(long**2, size**2 * long // short)
+    if Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow's own limit
+        raise ImageError(f"a picture of {image.width} x {image.height} is too thin to be fitted")
 
 
 def _pad_to_square(image: Image.Image) -> Image.Image:

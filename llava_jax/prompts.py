@@ -56,6 +56,8 @@ class Tokenizer:
             tokenizer = tokenizers.Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises bare Exception for malformed files
             raise ValueError(f"{file} is not a tokenizer: {error}") from None
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         found = cls(tokenizer, hashlib.sha256(content).hexdigest())
         if found.first("")[:1] != [tokenizer.token_to_id("<s>")]:
             raise ValueError(f"{file} does not put <s> first, as LLaVA's prompts need")

@@ -13,8 +13,8 @@ import tqdm
 
 from experiments.harness import batching, flags, records, runner
 from experiments.harness.benchmark import Benchmark, Dataset
-from experiments.harness.config import FULL, RunConfig, Setting, settings
-from experiments.harness.errors import InterruptedRunError, UsageError
+from experiments.harness.config import RunConfig, Setting, check, settings
+from experiments.harness.errors import InputError, InterruptedRunError, UsageError
 from experiments.harness.folder import RunFolder
 from experiments.harness.source import Source, find
 from llava_jax import prompts
@@ -47,6 +47,7 @@ def run(benchmark: Benchmark, config: RunConfig) -> Outcome | None:
     """
     if config.options != "valid" and not benchmark.lettered:
         raise UsageError(f"--options={config.options}: {benchmark.name} has no lettered options")
+    check(config)
     source = find(config.model, config.dtype, offline=config.offline)
     grid = settings(config, source.cfg.vision.num_tokens)
     limit = config.limit or benchmark.default_limit(config.data)
@@ -55,6 +56,7 @@ def run(benchmark: Benchmark, config: RunConfig) -> Outcome | None:
     if config.dry_run:
         print(_describe(grid, groups, dataset))
         return None
+    _check_answers(dataset, source)
     identity = _identity(benchmark, config, source, dataset)
     folders = [_open(setting, config, identity, groups) for setting in grid]
     return _answer(grid, folders, groups, dataset, source, config)
@@ -70,7 +72,7 @@ def _answer(
 ) -> Outcome:
     """Run the settings that are not sealed and seal them."""
     open_jobs = [(s, f) for s, f in zip(grid, folders, strict=True) if not f.sealed]
-    jobs = [runner.Job(s, f, f.done(), records.Writer(f.path)) for s, f in open_jobs]
+    jobs = [_job(setting, folder) for setting, folder in open_jobs]
     missing = sum(len(dataset.examples) - len(job.done) for job in jobs)
     failed = 0
     try:
@@ -87,6 +89,12 @@ def _answer(
         job.folder.seal()
     expected = len(grid) * len(dataset.examples)
     return Outcome(tuple(f.path for f in folders), expected, failed, missing - failed)
+
+
+def _job(setting: Setting, folder: RunFolder) -> runner.Job:
+    """Lock a setting's shard, then see what is done."""
+    writer = records.Writer(folder.path)
+    return runner.Job(setting, folder, folder.done(), writer)
 
 
 class _Progress:
@@ -117,6 +125,18 @@ class _Progress:
             raise InterruptedRunError("stopped by SIGTERM")
 
 
+def _check_answers(dataset: Dataset, source: Source) -> None:
+    """Refuse a tokenizer that cannot tell the answers apart, before the weights are loaded."""
+    for choices in dict.fromkeys(example.choices for example in dataset.examples):
+        try:
+            ids = [source.tokenizer.answer_ids(spellings) for spellings in choices]
+        except ValueError as error:
+            raise InputError(f"the tokenizer of {source.folder} splits answers: {error}") from None
+        flat = [token for part in ids for token in part]
+        if len(set(flat)) < len(flat) or max(flat) >= source.cfg.real_vocab_size:
+            raise InputError(f"the tokenizer of {source.folder} gives {choices} the ids {ids}")
+
+
 def _identity(
     benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset
 ) -> dict[str, Any]:
@@ -128,6 +148,7 @@ def _identity(
         "schema": records.SCHEMA,
         "benchmark": benchmark.name,
         "weights": source.digest(),
+        "model": dataclasses.asdict(source.cfg),
         "tokenizer": source.tokenizer.digest,
         "dtype": source.dtype,
         "quantization": None,
@@ -149,13 +170,7 @@ def _open(
     groups: tuple[batching.ImageGroup, ...],
 ) -> RunFolder:
     """Make or find a setting's folder."""
-    full = setting.name == FULL  # where order and positions make no difference
-    own = {
-        "setting": setting.describe(),
-        "order": "raster" if full else config.order,
-        "positions": "contiguous" if full else config.positions,
-        "select_dtype": "float32",
-    }
+    own = {"setting": setting.describe(), "select_dtype": "float32"}
     plan = {"images": len(groups), "images_per_batch": runner.batch_size()}
     # Through JSON and back, so that it compares equal with what a run.json holds.
     whole = records.canonical_copy({**identity, **own})

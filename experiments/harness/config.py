@@ -20,11 +20,15 @@ class Setting:
         pruner: instance of a registered class.
         budget: tokens to keep, K.
         seed: of stochastic pruners; None for the others, which do not depend on it.
+        order: how kept tokens are handed over, ``raster`` or ``selection``.
+        positions: ``contiguous`` or ``original``.
     """
 
     pruner: Any
     budget: int
     seed: int | None
+    order: str = "raster"
+    positions: str = "contiguous"
 
     @property
     def name(self) -> str:
@@ -38,16 +42,20 @@ class Setting:
             return FULL
         values = {"k": self.budget} | pruning.hyperparameters(self.pruner)
         values |= {} if self.seed is None else {"seed": self.seed}
-        return "_".join([self.name, *(_plain(name, value) for name, value in values.items())])
+        words = [self.name, *(_plain(name, value) for name, value in values.items())]
+        words += [word for word in (self.order, self.positions) if word not in _USUAL]
+        return "_".join(words)
 
     def describe(self) -> dict[str, Any]:
         """Return the setting as results.json shows it."""
         values = {name: _json(v) for name, v in pruning.hyperparameters(self.pruner).items()}
-        return {"pruner": self.name, "budget": self.budget, "seed": self.seed} | values
+        own = {"pruner": self.name, "budget": self.budget, "seed": self.seed}
+        return own | {"order": self.order, "positions": self.positions} | values
 
 
 FULL = "none"
 """The pruner that keeps everything; every table has its row."""
+_USUAL = ("raster", "contiguous")
 
 
 def _plain(name: str, value: Any) -> str:
@@ -106,6 +114,21 @@ class RunConfig:
     dry_run: bool
 
 
+def check(config: RunConfig) -> None:
+    """Refuse hyper-parameters, before any file is read.
+
+    Raises:
+        UsageError: a hyper-parameter that no listed pruner has, or a value it cannot take.
+    """
+    _refuse_unused(config)
+    for name in config.pruners:
+        for values in _grid(pruning.get(name), config.hyperparameters):
+            try:
+                pruning.get(name)(**values).check()
+            except ValueError as error:
+                raise UsageError(f"--pruner={name}: {error}") from None
+
+
 def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
     """Return the grid's distinct settings, full tokens first.
 
@@ -114,10 +137,8 @@ def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
         num_tokens: N of the model.
 
     Raises:
-        UsageError: a hyper-parameter that no listed pruner has or can take, a budget out of
-            range.
+        UsageError: a budget out of range.
     """
-    _refuse_unused(config)
     wrong = [k for k in config.budgets if not 1 <= k <= num_tokens]
     if wrong and set(config.pruners) != {FULL}:
         raise UsageError(f"--budget={wrong[0]} is outside 1..{num_tokens}, the model's tokens")
@@ -127,20 +148,11 @@ def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
             continue
         cls = pruning.get(name)
         for values in _grid(cls, config.hyperparameters):
-            pruner = _checked(cls, values)
+            pruner = cls(**values)
             seeds: Sequence[int | None] = config.seeds if cls.stochastic else (None,)
-            found += [Setting(pruner, k, s) for k in config.budgets for s in seeds]
+            how = (config.order, config.positions)
+            found += [Setting(pruner, k, s, *how) for k in config.budgets for s in seeds]
     return tuple({setting.id: setting for setting in found}.values())
-
-
-def _checked(cls: Any, values: Mapping[str, Any]) -> Any:
-    """Return a pruner whose hyper-parameters it can take."""
-    pruner = cls(**values)
-    try:
-        pruner.check()
-    except ValueError as error:
-        raise UsageError(f"--pruner={cls.name}: {error}") from None
-    return pruner
 
 
 def _grid(cls: Any, given: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:

@@ -43,14 +43,22 @@ def _finite(text: str) -> float:
     return value
 
 
-_KINDS: dict[type, tuple[Callable[[str], Any], str]] = {
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{text} is outside 0..{2**32 - 1}")
+    return value
+
+
+_KINDS: dict[type | str, tuple[Callable[[str], Any], str]] = {
     float: (_finite, "float"),
     int: (int, "integer"),
     str: (str, "word"),
+    "seed": (_seed, "integer"),
 }
 
 
-def _define_list(name: str, default: str | None, kind: type, text: str) -> None:
+def _define_list(name: str, default: str | None, kind: type | str, text: str) -> None:
     flags.DEFINE_multi(_List(*_KINDS[kind]), flags.ArgumentSerializer(), name, default, text, FLAGS)
     FLAGS[name].default_as_str = f"'{default}'" if default else None
 
@@ -70,7 +78,7 @@ def define(benchmark: str) -> None:
     flags.DEFINE_string("data", "scenes", "folder, or scenes (the embedded pictures)")
     _define_list("pruner", FULL, str, f"of {', '.join(pruning.names())}")
     _define_list("budget", "128", int, "visual tokens to keep; none ignores it")
-    _define_list("seed", "0", int, "of stochastic pruners")
+    _define_list("seed", "0", "seed", "of stochastic pruners")
     for field, defaults in _hyperparameter_defaults().items():
         kind = type(next(iter(defaults.values())))
         owners = ", ".join(f"{name} (default {value})" for name, value in defaults.items())
@@ -142,7 +150,7 @@ def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:
         setting: ``Setting.describe()``.
     """
     lines = {name: getattr(config, name) for name in _PLAIN if name not in _ONE_OFF}
-    lines |= setting if setting["pruner"] != FULL else {"pruner": FULL}
+    lines |= setting if setting["pruner"] != FULL else {"pruner": FULL}  # without the budget N
     return "".join(
         f"--{name}={str(value).lower() if isinstance(value, bool) else value}\n"
         for name, value in lines.items()

@@ -15,6 +15,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from experiments.harness import records
 from experiments.harness.errors import InputError
 
@@ -69,6 +71,7 @@ class RunFolder:
         """
         found = _read_run(path)
         if found and found["identity"] != identity and fork:
+            flagfile += "--fork\n"
             path = path.with_name(f"{path.name}+{fingerprint(identity)[:8]}")
             found = _read_run(path)
         folder = cls(path, identity, keys)
@@ -85,6 +88,7 @@ class RunFolder:
         }
         if found:
             folder._refuse_difference(found, content)
+            _warn_of_versions(path, found.get("versions", {}))
         else:
             _make(path)
             records.write_atomically(path / FLAGS, flagfile)
@@ -94,7 +98,7 @@ class RunFolder:
     def _refuse_difference(self, found: Mapping[str, Any], content: Mapping[str, Any]) -> None:
         differences = [
             line
-            for part in ("identity", "expected", "plan")
+            for part in ("identity", "expected")
             for line in _differences(found[part], content[part], f"{part}.")
         ]
         if differences:
@@ -105,8 +109,20 @@ class RunFolder:
 
     @property
     def sealed(self) -> bool:
-        """Whether every expected record is there."""
-        return (self.path / records.SEALED).is_file()
+        """Whether every expected record is there, and the files are those that were sealed."""
+        file = self.path / records.SEALED
+        if not file.is_file():
+            return False
+        if json.loads(file.read_text())["files"] == self._digests():
+            return True
+        logging.warning("%s was changed after it was sealed; missing answers are redone", self.path)
+        file.unlink()
+        return False
+
+    def _digests(self) -> dict[str, str]:
+        """Return the sha256 of every record file."""
+        files = sorted(self.path.glob("records-*.jsonl"))
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     def done(self) -> frozenset[str]:
         """Return the keys that have a record.
@@ -119,21 +135,22 @@ class RunFolder:
             raise InputError(f"{self.path} has records of another run {foreign.pop()}")
         return frozenset(found)
 
-    def seal(self) -> bool:
-        """Write SEALED if no expected record is missing; say whether it is sealed."""
+    def seal(self) -> None:
+        """Write SEALED if no expected record is missing."""
         found = records.read_records(self.path)
         if not set(self._keys) <= set(found):
-            return False
+            return
         rows = hashlib.sha256()
         for key in sorted(self._keys):
             rows.update(records.to_line(found[key]))
-        files = {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(self.path.glob("records-*.jsonl"))
-        }
-        content = {"rows": len(self._keys), "sha256": rows.hexdigest(), "files": files}
+        content = {"rows": len(self._keys), "sha256": rows.hexdigest(), "files": self._digests()}
         records.write_atomically(self.path / records.SEALED, content)
-        return True
+
+
+def _warn_of_versions(path: pathlib.Path, found: Mapping[str, str]) -> None:
+    """Say that a run goes on with other software than it began with."""
+    if changed := _differences(found, versions(), ""):
+        logging.warning("%s was begun with other versions: %s", path, "; ".join(changed))
 
 
 def _make(path: pathlib.Path) -> None:
@@ -148,9 +165,10 @@ def _read_run(path: pathlib.Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text())
-    except ValueError:
-        raise InputError(f"{file} is not JSON; name another --out") from None
+        found = json.loads(file.read_text())
+        return {name: found[name] for name in ("identity", "expected", "versions")}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file} does not describe a run; name another --out") from None
 
 
 def _differences(old: Any, new: Any, name: str) -> list[str]:

@@ -94,8 +94,8 @@ def evaluate(
         vision = engine.encode(jnp.asarray(batch.pixels), outputs)
         orders = _orders([job.setting for job in pending], vision, batch)
         for job in pending:
-            kept = handed_over(orders[_selector(job.setting)], job.setting, config.order)
-            logits = _answer(engine, prompt_ids, vision, kept, batch, config, job.setting)
+            kept = handed_over(orders[_selector(job.setting)], job.setting)
+            logits = _answer(engine, prompt_ids, vision, kept, batch, job.setting)
             rows, failures = to_records(logits, kept, batch, source, job)
             job.writer.append(rows, failures)
             failed += len(failures)
@@ -136,13 +136,12 @@ def _orders(
     return orders
 
 
-def handed_over(selected: np.ndarray, setting: Setting, order: str) -> np.ndarray:
+def handed_over(selected: np.ndarray, setting: Setting) -> np.ndarray:
     """Return the kept tokens int32[G, K] in the order the decoder gets them.
 
     Args:
         selected: int32[G, ≥K], in order of selection.
-        setting: says how many to keep.
-        order: ``raster`` or ``selection``.
+        setting: says how many to keep, and in which order to hand them over.
 
     Raises:
         RuntimeError: the pruner did not choose K different tokens; its name is given.
@@ -150,7 +149,7 @@ def handed_over(selected: np.ndarray, setting: Setting, order: str) -> np.ndarra
     kept = selected[:, : setting.budget]
     if any(len(np.unique(row)) != setting.budget for row in kept):
         raise RuntimeError(f"pruner {setting.name} did not keep {setting.budget} different tokens")
-    return np.sort(kept, axis=1) if order == "raster" else kept
+    return np.sort(kept, axis=1) if setting.order == "raster" else kept
 
 
 def _answer(
@@ -159,7 +158,6 @@ def _answer(
     vision: model.VisionOutputs,
     kept: np.ndarray,
     batch: batching.ImageBatch,
-    config: RunConfig,
     setting: Setting,
 ) -> jax.Array:
     """Return first-token logits float32[G, Q, V] from the kept tokens alone."""
@@ -167,7 +165,7 @@ def _answer(
         prompt_ids,
         vision.require("features"),
         jnp.asarray(kept),
-        original_positions=config.positions == "original",
+        original_positions=setting.positions == "original",
     )
     if prefix.length != len(prompt_ids) + setting.budget:
         raise RuntimeError(f"the prefix has {prefix.length} tokens, not K = {setting.budget} more")

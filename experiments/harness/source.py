@@ -17,7 +17,7 @@ from llava_jax.engine import Engine
 
 POCKET = "pocket"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ["*.json", "*.safetensors"]
+_SMALL_FILES, _ALL_FILES = ["*.json"], ["*.json", "*.safetensors"]
 _SMALL_MODEL = 5e8
 
 
@@ -30,19 +30,25 @@ class Source:
         cfg: its shapes.
         tokenizer: its tokenizer.
         dtype: it is to be run in.
+        hub_id: where its weights come from, None if they are in the folder already.
+        offline: open no connection.
     """
 
     folder: pathlib.Path
     cfg: LlavaConfig
     tokenizer: prompts.Tokenizer
     dtype: str
+    hub_id: str | None
+    offline: bool
 
     def digest(self) -> str:
-        """Return the sha256 of the weight files.
+        """Return the sha256 of the weight files; a hub's are fetched now.
 
         Raises:
             InputError: there are none, or they cannot be read.
         """
+        if self.hub_id:
+            _fetch(self.hub_id, _ALL_FILES, offline=self.offline)
         try:
             return checkpoint.digest(self.folder)
         except (OSError, ValueError) as error:
@@ -71,14 +77,16 @@ def find(model: str, dtype: str | None, *, offline: bool) -> Source:
     Raises:
         InputError: it is not there or not LLaVA-1.5.
     """
-    folder = _folder(model, offline=offline)
+    folder = _folder(model)
+    hub_id = None if folder else model
+    folder = folder or _fetch(model, _SMALL_FILES, offline=offline)
     try:
         cfg = checkpoint.read_config(folder)
         tokenizer = prompts.Tokenizer.from_folder(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"--model={model}: {error}") from None
     dtype = dtype or default_dtype(checkpoint.num_parameters(cfg))
-    return Source(folder, cfg, tokenizer, dtype)
+    return Source(folder, cfg, tokenizer, dtype, hub_id, offline)
 
 
 def default_dtype(num_parameters: int) -> str:
@@ -88,7 +96,8 @@ def default_dtype(num_parameters: int) -> str:
     return "float16" if jax.default_backend() == "gpu" else "bfloat16"
 
 
-def _folder(model: str, *, offline: bool) -> pathlib.Path:
+def _folder(model: str) -> pathlib.Path | None:
+    """Return the folder that --model names, None for a hub id."""
     if model == POCKET:
         return pathlib.Path(llava_jax.__file__).parent / POCKET
     folder = pathlib.Path(model)
@@ -96,11 +105,16 @@ def _folder(model: str, *, offline: bool) -> pathlib.Path:
         return folder
     if not _HUB_ID.fullmatch(model):
         raise InputError(f"--model={model} is no folder, no hub id and not {POCKET!r}")
+    return None
+
+
+def _fetch(model: str, patterns: list[str], *, offline: bool) -> pathlib.Path:
+    """Bring files of a hub's model into the local cache and return their folder."""
     import huggingface_hub
 
     try:
         found = huggingface_hub.snapshot_download(
-            model, allow_patterns=_HUB_FILES, local_files_only=offline
+            model, allow_patterns=patterns, local_files_only=offline
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pathlib
@@ -18,8 +19,9 @@ from experiments.harness import records
 from experiments.reporting import predictions
 
 RESULTS = "results.json"
+METRICS = {*calibration.COLUMNS, *calibration.VALUE_ONLY}
 _BOOTSTRAP_SEED = 0
-_NOT_A_PARAMETER = ("setting", "n", "images", "failed", "mode", "records", "metrics", "splits")
+_ENTRY = {"setting", "run", "records", "mode", "n", "images", "failed", "seed", "splits"}
 
 
 def results(
@@ -46,19 +48,21 @@ def results(
     known = {(e["setting"], e["records"], e["mode"]): e for e in _previous(out)}
     entries = []
     for folder in dict.fromkeys([*folders, *sealed]):
-        state = _state(folder)
-        entry = known.get((folder.name, state, mode)) if state else None
-        entries.append(entry or _evaluate(folder, state, splits, mode))
+        if records.read_records(folder):
+            state = _state(folder)
+            entry = known.get((folder.name, state, mode)) if state else None
+            entries.append(entry or _evaluate(folder, state, splits, mode))
     content = {"settings": entries, "over_seeds": over_seeds(entries)}
     records.write_atomically(out / RESULTS, content)
     return content
 
 
 def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the settings of the last results.json, none if there is none to read."""
+    """Return the settings of the last results.json that have today's metrics."""
     try:
-        return json.loads((out / RESULTS).read_text())["settings"]
-    except (OSError, ValueError, KeyError):
+        entries = json.loads((out / RESULTS).read_text())["settings"]
+        return [e for e in entries if set(e["metrics"]) == METRICS and set(e) >= _ENTRY]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
@@ -89,6 +93,7 @@ def _evaluate(
     return {
         "setting": folder.name,
         **run["setting"],
+        "run": _same_but_for_the_seed(run),
         "n": len(rows.label),
         "images": int(rows.image.max()) + 1,
         "failed": run["expected"]["rows"] - len(rows.label),
@@ -114,20 +119,29 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _same_but_for_the_seed(run: Mapping[str, Any]) -> str:
+    """Return a hash of a run's identity without its seed."""
+    setting = run["identity"]["setting"] | {"seed": None}
+    content = records.canonical(run["identity"] | {"setting": setting})
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def over_seeds(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and standard deviation (ddof = 1) of settings that differ in the seed alone."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    """Return mean and standard deviation (ddof = 1) of runs that differ in the seed alone."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for entry in entries:
         if entry["seed"] is not None:
-            same = {k: v for k, v in entry.items() if k not in ("seed", *_NOT_A_PARAMETER)}
-            groups.setdefault(json.dumps(same | {"mode": entry["mode"]}), []).append(entry)
+            groups.setdefault((entry["run"], entry["mode"]), []).append(entry)
+    own = _ENTRY | {"metrics"}
     return [
-        json.loads(same)
+        {name: value for name, value in group[0].items() if name not in own}
         | {
+            "mode": group[0]["mode"],
+            "settings": [entry["setting"] for entry in group],
             "seeds": [entry["seed"] for entry in group],
             "metrics": {name: _spread(group, name) for name in group[0]["metrics"]},
         }
-        for same, group in groups.items()
+        for group in groups.values()
         if len(group) > 1
     ]
 

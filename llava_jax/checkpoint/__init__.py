@@ -36,7 +36,7 @@ def load(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
         ValueError: a malformed file.
         ConversionError: the weights do not fill the model exactly.
     """
-    if (folder / tensors.CONVERTED).is_file():
+    if tensors.is_converted(folder):
         from llava_jax.checkpoint import store
 
         return store.restore(folder, cfg, dtype)
@@ -52,7 +52,7 @@ def num_parameters(cfg: LlavaConfig) -> int:
 
 def digest(folder: pathlib.Path) -> str:
     """Return a sha256 over the names and bytes of a checkpoint's weight files."""
-    converted = (folder / tensors.CONVERTED).is_file()
+    converted = tensors.is_converted(folder)
     files = (
         sorted(p for p in folder.rglob("*") if p.is_file()) if converted else tensors.files(folder)
     )

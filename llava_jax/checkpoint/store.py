@@ -13,14 +13,10 @@ import orbax.checkpoint as ocp
 from llava_jax.checkpoint import huggingface, tensors
 from llava_jax.config import LlavaConfig
 
-_PARAMS = "params"
+_PARAMS = "params"  # Orbax keeps unfinished saves beside it, under names that begin so
+_UNFINISHED = f".{tensors.CONVERTED}"
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _SMALL_FILES += ("preprocessor_config.json",)
-
-
-def is_converted(folder: pathlib.Path) -> bool:
-    """Say whether a folder holds a complete converted checkpoint."""
-    return (folder / tensors.CONVERTED).is_file()
 
 
 def convert(src: pathlib.Path, dst: pathlib.Path, dtype: Any) -> dict[str, Any]:
@@ -39,9 +35,10 @@ def convert(src: pathlib.Path, dst: pathlib.Path, dtype: Any) -> dict[str, Any]:
     Raises:
         FileExistsError: dst is complete already, or holds something else.
     """
-    if is_converted(dst):
+    if tensors.is_converted(dst):
         raise FileExistsError(f"{dst} already holds a converted checkpoint")
-    if dst.exists() and {p.name for p in dst.iterdir()} - {_PARAMS, *_SMALL_FILES}:
+    found = {path.name for path in dst.iterdir()} if dst.exists() else set()
+    if any(not name.startswith(_PARAMS) for name in found - {*_SMALL_FILES, _UNFINISHED}):
         raise FileExistsError(f"{dst} holds other files; name a new folder")
     params = huggingface.load(src, huggingface.read_config(src), dtype)
     dst.mkdir(parents=True, exist_ok=True)
@@ -56,7 +53,8 @@ def convert(src: pathlib.Path, dst: pathlib.Path, dtype: Any) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "source_files": [file.name for file in tensors.files(src)],
     }
-    (dst / tensors.CONVERTED).write_text(json.dumps(record, indent=2) + "\n")
+    (dst / _UNFINISHED).write_text(json.dumps(record, indent=2) + "\n")
+    (dst / _UNFINISHED).replace(dst / tensors.CONVERTED)
     return record
 
 

@@ -17,6 +17,11 @@ CONVERTED = "conversion.json"
 """Last file written of a converted checkpoint: without it the folder is not complete."""
 
 
+def is_converted(folder: pathlib.Path) -> bool:
+    """Say whether a folder holds a complete converted checkpoint."""
+    return (folder / CONVERTED).is_file()
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """One tensor on disk.
@@ -64,7 +69,10 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _index(folder: pathlib.Path) -> dict[str, str]:
     """Return the index's key → file name."""
-    return json.loads((folder / INDEX).read_text())["weight_map"]
+    try:
+        return json.loads((folder / INDEX).read_text())["weight_map"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder / INDEX} has no weight_map") from None
 
 
 def tensors(folder: pathlib.Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -133,14 +134,14 @@ def test_a_pruner_that_is_not_obeyed_fails_the_run(config, monkeypatch):
     """A harness that ignores the pruner's choice cannot pass: the prefix proves K."""
     original = runner.handed_over
     monkeypatch.setattr(
-        runner, "handed_over", lambda order, setting, how: np.arange(16)[None].repeat(1, 0)
+        runner, "handed_over", lambda order, setting: np.arange(16)[None].repeat(1, 0)
     )
     with pytest.raises(RuntimeError, match="K = 4"):
         run(config)
     twice = np.zeros((1, 16), np.int32)
     setting = settings(config, 16)[1]
     with pytest.raises(RuntimeError, match="scope did not keep 4"):
-        original(twice, setting, "raster")
+        original(twice, setting)
 
 
 def test_shared_positives_get_identical_masses_in_all_splits(config):
@@ -201,8 +202,6 @@ def test_a_setting_added_later_leaves_the_others_alone(config):
     ("change", "named"),
     [
         ({"limit": 2}, "rows"),
-        ({"positions": "original"}, "positions"),
-        ({"order": "selection"}, "order"),
         ({"dtype": "bfloat16"}, "dtype"),
         ({"preprocessing": "center_crop"}, "preprocessing"),
     ],
@@ -217,6 +216,61 @@ def test_another_run_in_the_folder_is_refused_with_the_difference(config, change
     forked = run(dataclasses.replace(changed, fork=True))
     assert any("+" in folder.name for folder in forked.folders)
     assert run(dataclasses.replace(changed, fork=True)).answered == 0
+
+
+def test_order_and_positions_have_folders_of_their_own(config):
+    config = dataclasses.replace(config, pruners=("random",), hyperparameters={}, seeds=(0,))
+    usual = run(config)
+    changed = run(
+        dataclasses.replace(config, order="selection", positions="original", seeds=(0, 1))
+    )
+    names = [folder.name for folder in changed.folders]
+    assert names == ["none", *(f"random_k4_seed{s}_selection_original" for s in (0, 1))]
+    (one, other) = (read(outcome.folders[1]) for outcome in (usual, changed))
+    assert all(one[key].kept == other[key].kept for key in one)
+    assert any(one[key].log_masses != other[key].log_masses for key in one)
+    found = aggregate.results(out_folder(config), changed.folders, pope.SPLITS, "default")
+    (seeds,) = found["over_seeds"]
+    assert seeds["settings"] == names[1:]
+
+
+def test_another_model_shape_with_the_same_weights_is_refused(config, tmp_path, tiny):
+    model_folder = tmp_path / "model"
+    shutil.copytree(tiny, model_folder)
+    config = dataclasses.replace(
+        config, model=str(model_folder), pruners=("none",), hyperparameters={}
+    )
+    run(config)
+    content = json.loads((model_folder / "config.json").read_text())
+    content["text_config"]["rope_theta"] = 500.0
+    (model_folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="rope_theta"):
+        run(config)
+
+
+def test_a_row_damaged_after_sealing_is_redone(config):
+    config = dataclasses.replace(config, pruners=("none",), hyperparameters={})
+    outcome = run(config)
+    (folder,) = outcome.folders
+    want = read(folder)
+    (file,) = folder.glob("records-*.jsonl")
+    damaged = bytearray(file.read_bytes())
+    damaged[500] ^= 4
+    file.write_bytes(damaged)
+    again = run(config)
+    assert again.answered == 1
+    assert read(folder) == want
+    assert run(config).answered == 0
+
+
+def test_a_tokenizer_that_splits_answers_is_refused(config, tmp_path, tiny):
+    model_folder = tmp_path / "model"
+    shutil.copytree(tiny, model_folder)
+    testing.tiny_tokenizer(["Yes", "No", "no", "Is", "there", "?"]).save(
+        str(model_folder / "tokenizer.json")
+    )
+    with pytest.raises(InputError, match=r"not single tokens.*yes"):
+        run(dataclasses.replace(config, model=str(model_folder)))
 
 
 def test_unreadable_pictures_stop_the_run_or_are_counted(config, fixtures_dir):
@@ -295,6 +349,12 @@ def test_results_hold_every_metric_with_its_interval(config):
     ece = seeds["random", 4]["metrics"]["ece"]
     assert ece["mean"] == pytest.approx(np.mean(values))
     assert ece["sd"] == pytest.approx(np.std(values, ddof=1))
+    stale = json.loads((out_folder(config) / "results.json").read_text())
+    for entry in stale["settings"]:
+        del entry["metrics"]["ece"]
+    (out_folder(config) / "results.json").write_text(json.dumps(stale))
+    again = aggregate.results(out_folder(config), outcome.folders, pope.SPLITS, "default")
+    assert again == found, "entries that lack a metric are computed anew"
     text = tables.render(found["settings"], pope.SPLITS)
     assert "scope_k4_alpha1_gamma1_multiply" in text
     assert "adversarial" in text

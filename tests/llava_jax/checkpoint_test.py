@@ -136,7 +136,8 @@ def test_a_pickle_is_refused_with_a_hint(folder):
     [
         ({"model_type": "llava_next"}, "llava_next"),
         ({"vision_feature_select_strategy": "full"}, "full"),
-        ({"vision_feature_layer": [-2, -5]}, "one layer"),
+        ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer"),
+        ({"vision_feature_layer": 3}, "vision_feature_layer=3"),
         ({"projector_hidden_act": "relu"}, "relu"),
     ],
 )
@@ -145,6 +146,8 @@ def test_configs_of_other_models_are_refused(change, named):
         config.from_hf(testing.tiny_config() | change)
     with pytest.raises(ValueError, match="gelu_new"):
         config.from_hf(testing.tiny_config(hidden_act="gelu_new"))
+    with pytest.raises(ValueError, match="linear"):
+        config.from_hf(testing.tiny_config(rope_scaling={"type": "linear", "factor": 4}))
     with pytest.raises(ValueError, match="text_config"):
         config.from_hf({"vision_config": {}})
 
@@ -181,6 +184,8 @@ def test_orbax_checkpoint_comes_back(folder, tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(np.float16)}
     with pytest.raises(FileExistsError, match="already"):
         store.convert(folder, tmp_path / "converted", np.float32)
+    (tmp_path / "killed" / "params.orbax-checkpoint-tmp").mkdir(parents=True)
+    store.convert(folder, tmp_path / "killed", np.float32)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(FileExistsError, match="other files"):

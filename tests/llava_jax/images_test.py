@@ -59,6 +59,11 @@ def test_an_image_bomb_is_refused(monkeypatch):
         images.decode(buffer.getvalue(), "big.png")
 
 
+def test_a_picture_too_thin_to_be_fitted_is_refused():
+    with pytest.raises(images.ImageError, match="1 x 20000"):
+        images.fit(Image.new("RGB", (1, 20000)), 336)
+
+
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="'squash'"):
         images.fit(Image.new("RGB", (2, 2)), 4, "squash")

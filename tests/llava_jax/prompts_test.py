@@ -49,6 +49,10 @@ def test_tokenizer_reads_pieces_apart(tmp_path):
     assert [tokenizer.piece(i) for i in rest[:2]] == ["▁", "<0x0A>"]
     yes = tokenizer.answer_ids(("Yes", "yes", "Yes"))
     assert [tokenizer.piece(i) for i in yes] == ["▁Yes", "▁yes"]
+    padded = testing.tiny_tokenizer()
+    padded.enable_padding(length=64)
+    padded.save(str(tmp_path / "tokenizer.json"))
+    assert prompts.Tokenizer.from_folder(tmp_path).rest("\nIs there a cat ?") == rest
     with pytest.raises(ValueError, match="maybe"):
         tokenizer.answer_ids(("maybe",))
 
