@@ -48,6 +48,9 @@ def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
         return _end(f"{error}; {_RESUME}", errors.INTERRUPTED)
     except KeyboardInterrupt:
         return _end(f"stopped by Ctrl-C; {_RESUME}", errors.CTRL_C)
+    except BrokenPipeError:  # whoever read the table has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.COMPLETE
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return _end(f"refused: {error}", errors.INTERRUPTED if full else errors.REFUSED)

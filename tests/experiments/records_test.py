@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
-import multiprocessing
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,25 +100,20 @@ def test_failures_are_kept_apart_and_not_repeated(tmp_path):
     assert not records.read_records(tmp_path)
 
 
-def _try_to_write(folder, queue):
-    try:
-        records.Writer(folder)
-        queue.put("")
-    except InputError as error:
-        queue.put(str(error))
-
-
 def test_a_second_process_is_refused_by_name(tmp_path):
     writer = records.Writer(tmp_path)
     writer.append([ROW])
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_try_to_write, args=(tmp_path, queue))
-    process.start()
-    message = queue.get(timeout=60)
-    process.join()
-    assert "process" in message
-    assert "records-00000-of-00001.jsonl" in message
+    second = (
+        "import pathlib\n"
+        "from experiments.harness import errors, records\n"
+        "try:\n"
+        f"    records.Writer(pathlib.Path({str(tmp_path)!r}))\n"
+        "except errors.InputError as error:\n"
+        "    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", second], capture_output=True, text=True, check=True)
+    assert f"process {os.getpid()}" in run.stdout
+    assert "records-00000-of-00001.jsonl" in run.stdout
     writer.close()
     assert list(records.read_records(tmp_path)) == ["random/1"]
 
