@@ -53,18 +53,18 @@ def _load_folder(folder: pathlib.Path) -> Dataset:
     """Read the original files."""
     if not folder.is_dir():
         raise InputError(f"--data={folder} is not a folder (nor {_SCENES!r})")
-    examples: list[Example] = []
-    for split in SPLITS:
-        file = folder / "coco" / f"coco_pope_{split}.json"
-        if file.is_file():
-            found = _read_split(file, split)
-            if len(found) not in _ROWS[split]:
-                logging.warning("%s has %d rows, POPE's has %s", file, len(found), _ROWS[split])
-            examples += found
-        else:
-            logging.warning("no %s: the split %s is left out", file, split)
-    if not examples:
+    files = {split: folder / "coco" / f"coco_pope_{split}.json" for split in SPLITS}
+    if not any(file.is_file() for file in files.values()):
         raise InputError(f"--data={folder} has no coco/coco_pope_*.json")
+    examples: list[Example] = []
+    for split, file in files.items():
+        if not file.is_file():
+            logging.warning("no %s: the split %s is left out", file, split)
+            continue
+        found = _read_split(file, split)
+        if len(found) not in _ROWS[split]:
+            logging.warning("%s has %d rows, POPE's has %s", file, len(found), _ROWS[split])
+        examples += found
     pictures = folder / "val2014"
     _check_pictures(pictures, examples)
     return Dataset(

@@ -126,7 +126,7 @@ def check(config: RunConfig) -> None:
             try:
                 pruning.get(name)(**values).check()
             except ValueError as error:
-                raise UsageError(f"--pruner={name}: {error}") from None
+                raise UsageError(str(error)) from None
 
 
 def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:

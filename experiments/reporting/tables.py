@@ -66,7 +66,7 @@ def _interval(metrics: Mapping[str, Any], column: tuple[str, str, int, int]) -> 
     low, high = metrics[name]["low"], metrics[name]["high"]
     if low is None or high is None:
         return ""
-    return f"{factor * low:.{digits}f}–{factor * high:.{digits}f}"
+    return f"[{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
 
 
 def render_over_seeds(entries: Sequence[Mapping[str, Any]]) -> str:
