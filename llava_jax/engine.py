@@ -68,7 +68,7 @@ class Engine:
         Returns:
             The prefix of S + K tokens.
         """
-        image, places = _compiled(_gather)(self.params["projector"], features, kept)
+        image, places = _compiled(model.project_kept)(self.params["projector"], features, kept)
         span = features.shape[1] if original_positions else kept.shape[1]
         return model.prefill(
             self.params,
@@ -83,12 +83,3 @@ class Engine:
     def answer(self, prefix: model.Prefix, suffix_ids: jax.Array, lengths: jax.Array) -> jax.Array:
         """Return first-token logits float32[G, Q, V]; see ``model.answer``."""
         return model.answer(self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=_compiled)
-
-
-def _gather(
-    projector: model.Params, features: jax.Array, kept: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Project the kept tokens: (float[G, K, D], their places 0..K−1)."""
-    chosen = jax.numpy.take_along_axis(features, kept[..., None], axis=1)
-    places = jax.numpy.arange(kept.shape[1], dtype=jax.numpy.int32)
-    return model.project(projector, chosen), jax.numpy.broadcast_to(places, kept.shape)

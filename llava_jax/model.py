@@ -28,15 +28,6 @@ from llava_jax.layers import dense
 Params = Mapping[str, Any]
 Stage = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-VISION_OUTPUTS = (
-    "features",
-    "embeddings",
-    "hidden",
-    "keys",
-    "saliency",
-    "saliency_by_layer",
-)
-
 
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """Run a stage as it is."""
@@ -74,6 +65,9 @@ class VisionOutputs:
         if value is None:
             raise ValueError(f"{name} was not among the outputs asked of encode")
         return value
+
+
+VISION_OUTPUTS = tuple(field.name for field in dataclasses.fields(VisionOutputs))
 
 
 @jax.tree_util.register_dataclass
@@ -176,6 +170,23 @@ def project(params: Params, features: jax.Array) -> jax.Array:
     first, second = params["linear_1"], params["linear_2"]
     x = jax.nn.gelu(dense(features, first["weight"], first["bias"]), approximate=False)
     return dense(x, second["weight"], second["bias"])
+
+
+def project_kept(
+    params: Params, features: jax.Array, kept: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Project the kept tokens only.
+
+    Args:
+        params: the projector.
+        features: float[G, N, Dv].
+        kept: int[G, K], in the order to hand over.
+
+    Returns:
+        (float[G, K, D], int32[G, K] their places when renumbered, 0..K−1).
+    """
+    places = jnp.broadcast_to(jnp.arange(kept.shape[1], dtype=jnp.int32), kept.shape)
+    return project(params, jnp.take_along_axis(features, kept[..., None], axis=1)), places
 
 
 def prefill(
@@ -317,10 +328,9 @@ def apply(
     Returns:
         float32[G, Q, V], logits of the first answer token.
     """
-    image = encode(params, pixels, cfg=cfg, outputs=("features",)).require("features")
-    if keep is not None:
-        image = jnp.take_along_axis(image, keep[..., None], axis=1)
-    places = jnp.broadcast_to(jnp.arange(image.shape[1], dtype=jnp.int32), image.shape[:2])
-    image = project(params["projector"], image)
+    features = encode(params, pixels, cfg=cfg, outputs=("features",)).require("features")
+    if keep is None:
+        keep = jnp.broadcast_to(jnp.arange(features.shape[1]), features.shape[:2])
+    image, places = project_kept(params["projector"], features, keep)
     prefix = prefill(params, prompt_ids, image, places, image.shape[1], cfg=cfg)
     return answer(params, prefix, suffix_ids, lengths, cfg=cfg)

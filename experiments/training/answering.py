@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import calibration
 from experiments import scenes
 from experiments.training import tokenizer
 from experiments.training.asking import wording
@@ -16,7 +17,6 @@ from llava_jax import model
 from llava_jax.config import LlavaConfig
 
 _BATCH = 4
-_BINS = 15
 
 
 @functools.cache
@@ -49,9 +49,8 @@ def log_masses(
     prefix = model.prefill(params, jnp.asarray(words.prompt), image, places, n, cfg=cfg)
     ids = jnp.asarray(words.suffixes)[asked]
     lengths = jnp.full(asked.shape, ids.shape[-1])
-    logs = jax.nn.log_softmax(model.answer(params, prefix, ids, lengths, cfg=cfg))
-    sides = [jax.nn.logsumexp(logs[..., jnp.array(side)], axis=-1) for side in _spellings()]
-    return jnp.stack(sides, axis=-1)
+    logits = model.answer(params, prefix, ids, lengths, cfg=cfg)
+    return calibration.answer_log_masses(logits, _spellings())[0]
 
 
 def evaluate(
@@ -91,14 +90,11 @@ def evaluate(
     confidence = np.exp(logs.max(-1) - mass)
     return dict(zip(scenes.SPLITS, per_split.tolist(), strict=True)) | {
         "nll": float(-own.mean()),
-        "ece": _calibration_error(confidence.ravel(), right.ravel()),
+        "ece": float(
+            calibration.expected_calibration_error(
+                jnp.asarray(confidence.ravel()), jnp.asarray(right.ravel())
+            )
+        ),
         "yes_share": float(said_yes.mean()),
         "answer_mass": float(np.exp(mass).mean()),
     }
-
-
-def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Return the expected calibration error over fifteen equal bins."""
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, right - confidence, minlength=_BINS)
-    return float(np.abs(gaps).sum() / confidence.size)
