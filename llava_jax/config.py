@@ -114,7 +114,7 @@ def pocket() -> LlavaConfig:
 
 
 # What Hugging Face leaves out of config.json because it is the default of its class.
-_CLIP_DEFAULTS: dict[str, Any] = {
+VISION_DEFAULTS: dict[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
@@ -141,7 +141,7 @@ _LLAVA_REQUIRED: dict[str, Any] = {
     "projector_hidden_act": "gelu",
     "vision_feature_select_strategy": "default",
 }
-_VISION_REQUIRED: dict[str, Any] = {"hidden_act": "quick_gelu"}
+VISION_REQUIRED: dict[str, Any] = {"hidden_act": "quick_gelu"}
 _TEXT_REQUIRED: dict[str, Any] = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
@@ -166,21 +166,12 @@ def from_hf(config: Mapping[str, Any]) -> LlavaConfig:
     parts = ("vision_config", "text_config")
     if missing := [part for part in parts if not isinstance(config.get(part), Mapping)]:
         raise ValueError(f"config.json is not a LLaVA-1.5 model: it lacks {missing}")
-    vision: dict[str, Any] = _CLIP_DEFAULTS | config["vision_config"]
+    vision: dict[str, Any] = VISION_DEFAULTS | config["vision_config"]
     text: dict[str, Any] = _LLAMA_DEFAULTS | config["text_config"]
     _refuse_unsupported(config, vision, text)
     heads = text["num_attention_heads"]
     return LlavaConfig(
-        vision=VisionConfig(
-            width=vision["hidden_size"],
-            num_layers=vision["num_hidden_layers"],
-            num_heads=vision["num_attention_heads"],
-            mlp_width=vision["intermediate_size"],
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            eps=vision["layer_norm_eps"],
-            feature_layer=config.get("vision_feature_layer", -2),
-        ),
+        vision=vision_from_hf(vision, config.get("vision_feature_layer", -2)),
         text=TextConfig(
             vocab_size=text["vocab_size"],
             width=text["hidden_size"],
@@ -197,6 +188,29 @@ def from_hf(config: Mapping[str, Any]) -> LlavaConfig:
     )
 
 
+def vision_from_hf(vision: Mapping[str, Any], feature_layer: int = -2) -> VisionConfig:
+    """Read CLIP's vision tower from a ``vision_config`` whose defaults are filled in."""
+    return VisionConfig(
+        width=vision["hidden_size"],
+        num_layers=vision["num_hidden_layers"],
+        num_heads=vision["num_attention_heads"],
+        mlp_width=vision["intermediate_size"],
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        eps=vision["layer_norm_eps"],
+        feature_layer=feature_layer,
+    )
+
+
+def unsupported(part: str, fields: Mapping[str, Any], required: Mapping[str, Any]) -> list[str]:
+    """Describe every field that is there and is not what is required; ``part`` stands before it."""
+    return [
+        f"{part}{name}={fields[name]!r} (supported: {right!r})"
+        for name, right in required.items()
+        if fields.get(name, right) != right
+    ]
+
+
 def _rope_theta(text: Mapping[str, Any]) -> float:
     """Return the rotary base; transformers 5 nests it in ``rope_parameters``."""
     nested = text.get("rope_parameters") or {}
@@ -207,17 +221,9 @@ def _refuse_unsupported(
     config: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]
 ) -> None:
     """Raise ValueError that lists every field this architecture cannot follow."""
-    parts = (
-        ("", config, _LLAVA_REQUIRED),
-        ("vision_config.", vision, _VISION_REQUIRED),
-        ("text_config.", text, _TEXT_REQUIRED),
-    )
-    wrong = [
-        f"{part}{name}={fields[name]!r} (supported: {right!r})"
-        for part, fields, required in parts
-        for name, right in required.items()
-        if fields.get(name, right) != right
-    ]
+    wrong = unsupported("", config, _LLAVA_REQUIRED)
+    wrong += unsupported("vision_config.", vision, VISION_REQUIRED)
+    wrong += unsupported("text_config.", text, _TEXT_REQUIRED)
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":

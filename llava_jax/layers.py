@@ -129,8 +129,10 @@ def _expand(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.reshape((1,) * (ndim - 1) + vector.shape)
 
 
-def attention(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-    """Return softmax(q kᵀ / √d) v without a mask.
+def attention(
+    query: jax.Array, keys: jax.Array, values: jax.Array, *, causal: bool = False
+) -> jax.Array:
+    """Return softmax(q kᵀ / √d) v.
 
     ``jax.nn.dot_product_attention`` asks XLA for a float16 product that the CPU does not have.
 
@@ -138,12 +140,16 @@ def attention(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array
         query: float[G, S, H, d].
         keys: float[G, S, H, d].
         values: float[G, S, H, d].
+        causal: a token sees itself and what stands before it; otherwise every token.
 
     Returns:
         float[G, S, H, d] in query's dtype.
     """
     f32 = {"preferred_element_type": jnp.float32}
     scores = jnp.einsum("gqhd,gkhd->ghqk", query, keys, **f32)
+    if causal:
+        before = jnp.tril(jnp.ones(scores.shape[-2:], bool)).reshape(1, 1, *scores.shape[-2:])
+        scores = jnp.where(before, scores, jnp.finfo(jnp.float32).min / 2)
     weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1).astype(query.dtype)
     return jnp.einsum("ghqk,gkhd->gqhd", weights, values, **f32).astype(query.dtype)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from llava_jax import text, vision
+from llava_jax.clip_config import ClipConfig, ClipTextConfig
 from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
 from llava_jax.layers import LayerNorm, Linear, RMSNorm
 
@@ -28,6 +30,48 @@ def init(key: jax.Array, cfg: LlavaConfig, dtype: Any = jnp.float32) -> dict[str
         "vision": _init_vision(vision_key, cfg.vision, dtype),
         "projector": _init_projector(projector_key, cfg, dtype),
         "text": _init_text(text_key, cfg.text, dtype),
+    }
+
+
+def init_clip(key: jax.Array, cfg: ClipConfig, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Return random parameters of a dual encoder, as CLIP starts its training.
+
+    Args:
+        key: random key.
+        cfg: shapes.
+        dtype: of every leaf.
+
+    Returns:
+        {"vision": ..., "text": ..., "visual_projection": float[P, Dv], "text_projection":
+        float[P, D], "logit_scale": float[] = log(1/0.07)}; layers are lists, and "vision" is the
+        tree that ``init`` makes for a LLaVA.
+    """
+    vision_key, text_key, *projection_keys = jax.random.split(key, 4)
+    seen, read = (
+        width**-0.5 * jax.random.normal(k, (cfg.projection, width), dtype)
+        for k, width in zip(projection_keys, (cfg.vision.width, cfg.text.width), strict=True)
+    )
+    return {
+        "vision": _init_vision(vision_key, cfg.vision, dtype),
+        "text": _init_clip_text(text_key, cfg.text, dtype),
+        "visual_projection": seen,
+        "text_projection": read,
+        "logit_scale": jnp.asarray(math.log(1 / 0.07), dtype),
+    }
+
+
+def _init_clip_text(key: jax.Array, cfg: ClipTextConfig, dtype: Any) -> dict[str, Any]:
+    keys = jax.random.split(key, cfg.num_layers + 2)
+    x = jnp.zeros((1, 2, cfg.width), dtype)
+    block = vision.VisionBlock(cfg, causal=True)
+    tokens, positions = (cfg.vocab_size, cfg.width), (cfg.num_positions, cfg.width)
+    return {
+        "embeddings": {
+            "token_embedding": 0.02 * jax.random.normal(keys[0], tokens, dtype),
+            "position_embedding": 0.01 * jax.random.normal(keys[1], positions, dtype),
+        },
+        "layers": [block.init(k, x)["params"] for k in keys[2:]],
+        "final_norm": LayerNorm(cfg.eps).init(key, x)["params"],
     }
 
 

@@ -1,4 +1,4 @@
-"""Tiny fakes for tests of code that uses a LLaVA: a config, parameters, a tokenizer, a folder."""
+"""Tiny fakes for tests of code that uses a LLaVA: configs, parameters, a tokenizer, folders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import tokenizers
 
-from llava_jax.checkpoint import huggingface
-from llava_jax.config import LlavaConfig, from_hf
+from llava_jax.checkpoint import huggingface, rules
+from llava_jax.clip_config import ClipConfig, ClipTextConfig, clip_to_hf
+from llava_jax.config import LlavaConfig, VisionConfig, from_hf
 
 _WORDS = "Yes yes No no A B C D E Is there a an cat dog star moon in the image ? USER: ASSISTANT:"
 
@@ -59,7 +60,20 @@ def tiny_config(**text: Any) -> dict[str, Any]:
     }
 
 
-def random_params(cfg: LlavaConfig, seed: int = 0) -> dict[str, Any]:
+def tiny_clip(eos_id: int | None = 97) -> ClipConfig:
+    """Return a dual encoder with 16 visual tokens, 99 text tokens and texts of up to 12 tokens.
+
+    Args:
+        eos_id: id of the end-of-text token; None: the largest id of a text is its end.
+    """
+    return ClipConfig(
+        vision=VisionConfig(32, 3, 2, 48, image_size=32, patch_size=8),
+        text=ClipTextConfig(99, 24, 2, 3, 40, num_positions=12, eos_id=eos_id),
+        projection=20,
+    )
+
+
+def random_params(cfg: LlavaConfig | ClipConfig, seed: int = 0) -> dict[str, Any]:
     """Return seeded random float32 parameters, made by numpy: nothing is compiled.
 
     Matrices have unit gain and norms scatter around one, so that no part of the model is idle.
@@ -120,4 +134,20 @@ def write_checkpoint(folder: pathlib.Path, *, seed: int = 0, **text: Any) -> Lla
     cfg = from_hf(config)
     huggingface.save(folder, random_params(cfg, seed), config, np.float32)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return cfg
+
+
+def write_clip(folder: pathlib.Path, *, seed: int = 0, eos_id: int | None = 97) -> ClipConfig:
+    """Write a tiny random dual encoder in the layout of a Hugging Face ``CLIPModel``.
+
+    Args:
+        folder: made if it is not there.
+        seed: of the weights.
+        eos_id: as in ``tiny_clip``.
+
+    Returns:
+        The shapes of the model written.
+    """
+    cfg = tiny_clip(eos_id)
+    huggingface.save(folder, random_params(cfg, seed), clip_to_hf(cfg), np.float32, keys=rules.CLIP)
     return cfg

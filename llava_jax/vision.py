@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llava_jax.clip_config import ClipTextConfig
 from llava_jax.config import VisionConfig
 from llava_jax.layers import LayerNorm, Linear, attention, attention_row, dense, run
 
@@ -19,9 +20,16 @@ Params = Mapping[str, Any]
 
 
 class VisionBlock(nn.Module):
-    """One pre-norm transformer block: x + attention(norm x), then x + mlp(norm x)."""
+    """One pre-norm transformer block: x + attention(norm x), then x + mlp(norm x).
 
-    cfg: VisionConfig
+    Attributes:
+        cfg: shapes.
+        causal: a token sees itself and what stands before it; CLIP's text tower is made of such
+            blocks.
+    """
+
+    cfg: VisionConfig | ClipTextConfig
+    causal: bool = False
 
     def setup(self) -> None:
         """Create the sub-modules."""
@@ -48,7 +56,7 @@ class VisionBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map hidden states float[G, 1+N, D] to float[G, 1+N, D]."""
         q, k, v = self.query_key_value(x)
-        x = x + self.out(attention(q, k, v).reshape(x.shape))
+        x = x + self.out(attention(q, k, v, causal=self.causal).reshape(x.shape))
         return x + self.fc2(quick_gelu(self.fc1(self.norm_2(x))))
 
 

@@ -12,11 +12,22 @@ from typing import Any
 
 from llava_jax.checkpoint import huggingface, tensors
 from llava_jax.checkpoint.rules import ConversionError
+from llava_jax.clip_config import ClipConfig
 from llava_jax.config import LlavaConfig
 
-__all__ = ["ConversionError", "digest", "load", "num_parameters", "read_config"]
+__all__ = [
+    "ConversionError",
+    "digest",
+    "load",
+    "load_clip",
+    "num_parameters",
+    "read_clip_config",
+    "read_config",
+]
 
 read_config = huggingface.read_config
+read_clip_config = huggingface.read_clip_config
+load_clip = huggingface.load_clip
 
 
 def load(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
@@ -43,7 +54,7 @@ def load(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
     return huggingface.load(folder, cfg, dtype)
 
 
-def num_parameters(cfg: LlavaConfig) -> int:
+def num_parameters(cfg: LlavaConfig | ClipConfig) -> int:
     """Return how many parameters a model of these shapes has."""
     return sum(
         math.prod(leaf.shape) for leaf in huggingface.flatten(huggingface.abstract(cfg)).values()

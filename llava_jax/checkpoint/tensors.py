@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 
 import ml_dtypes
 import numpy as np
@@ -75,8 +76,15 @@ def _index(folder: pathlib.Path) -> dict[str, str]:
         raise ValueError(f"{folder / INDEX} has no weight_map") from None
 
 
-def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+def tensors(folder: pathlib.Path, ignored: str) -> dict[str, Tensor]:
     """List every tensor of a folder by its key.
+
+    Args:
+        folder: with safetensors.
+        ignored: pattern of keys to leave out, whatever their dtype.
+
+    Returns:
+        key → tensor.
 
     Raises:
         ValueError: a file is malformed, two files hold one key, a dtype is not a float, or the
@@ -84,18 +92,19 @@ def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for file in files(folder):
-        for key, tensor in _header(file).items():
+        for key, tensor in _header(file, ignored).items():
             if key in found:
                 raise ValueError(f"{key} is in {found[key].file.name} and in {file.name}")
             found[key] = tensor
     if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
-        wrong = [k for k, f in _index(folder).items() if k not in found or found[k].file.name != f]
+        named = {k: f for k, f in _index(folder).items() if not re.fullmatch(ignored, k)}
+        wrong = [k for k, f in named.items() if k not in found or found[k].file.name != f]
         if wrong:
             raise ValueError(f"{folder / INDEX} misplaces {len(wrong)} tensors, first {wrong[0]}")
     return found
 
 
-def _header(file: pathlib.Path) -> dict[str, Tensor]:
+def _header(file: pathlib.Path, ignored: str) -> dict[str, Tensor]:
     """Parse one file's header after the safetensors library has accepted the file."""
     try:
         with safetensors.safe_open(file, framework="numpy"):
@@ -106,6 +115,7 @@ def _header(file: pathlib.Path) -> dict[str, Tensor]:
         length = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(length))
     header.pop("__metadata__", None)
+    header = {key: info for key, info in header.items() if not re.fullmatch(ignored, key)}
     if wrong := {k: v["dtype"] for k, v in header.items() if v["dtype"] not in _DTYPES}:
         raise ValueError(f"{file}: dtype not one of {list(_DTYPES)}: {wrong}")
     return {

@@ -119,7 +119,7 @@ def test_every_spelling_of_transformers_loads(tmp_path):
         state = reference.state_dict()
         if not prefix:
             state = {key.removeprefix("model."): value for key, value in state.items()}
-        keys = {checkpoint.rules.path_of(key) for key in state}
+        keys = {checkpoint.rules.LLAVA.path_of(key) for key in state}
         assert keys == set(checkpoint.huggingface.flatten(want))
 
 
