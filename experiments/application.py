@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import absl.flags
@@ -26,39 +24,16 @@ def start(benchmark: Benchmark) -> None:
     """Define the flags, run the benchmark and exit with its code."""
     logging.getLogger("jax").setLevel(logging.WARNING)
     flags.define(benchmark.name)
-    app.run(lambda argv: _main(benchmark, argv))
+    app.run(lambda argv: errors.exit_code(lambda: _main(benchmark, argv), resume=_RESUME))
 
 
 def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
-    """Return the exit code; every expected ending is one line on stderr."""
-    try:
-        if len(argv) > 1:
-            raise errors.UsageError(
-                f"unexpected argument {argv[1]!r}; flags look like --name=value"
-            )
-        config = flags.run_config()
-        _cache_compiled_programs()
-        outcome = command.run(benchmark, config)
-        return errors.COMPLETE if outcome is None else _report(benchmark, config, outcome)
-    except errors.UsageError as error:
-        return _end(f"usage: {error}", errors.USAGE)
-    except errors.InputError as error:
-        return _end(f"refused: {error}", errors.REFUSED)
-    except errors.InterruptedRunError as error:
-        return _end(f"{error}; {_RESUME}", errors.INTERRUPTED)
-    except KeyboardInterrupt:
-        return _end(f"stopped by Ctrl-C; {_RESUME}", errors.CTRL_C)
-    except BrokenPipeError:  # whoever read the table has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.COMPLETE
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return _end(f"refused: {error}", errors.INTERRUPTED if full else errors.REFUSED)
-
-
-def _end(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
-    return code
+    """Run and report; return the exit code."""
+    errors.refuse_arguments(argv)
+    config = flags.run_config()
+    _cache_compiled_programs()
+    outcome = command.run(benchmark, config)
+    return errors.COMPLETE if outcome is None else _report(benchmark, config, outcome)
 
 
 def _cache_compiled_programs() -> None:
@@ -75,9 +50,9 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
     out = pathlib.Path(config.out)
     if outcome.failed and not config.allow_failed:
         line = f"{outcome.failed} rows failed, see {out}/*/failures-*.jsonl; no metric is computed"
-        return _end(f"{line} without them unless --allow_failed is given", errors.FAILED_ROWS)
+        return errors.end(f"{line} without them unless --allow_failed is given", errors.FAILED_ROWS)
     if outcome.failed == outcome.expected:
-        return _end(f"no row was answered, see {out}/*/failures-*.jsonl", errors.FAILED_ROWS)
+        return errors.end(f"no row was answered, see {out}/*/failures-*.jsonl", errors.FAILED_ROWS)
     found = aggregate.results(out, outcome.folders, benchmark.splits, config.mode)
     names = [folder.name for folder in outcome.folders]
     entries = sorted(

@@ -9,9 +9,7 @@ is loaded. Exit codes: 0 complete, 1 usage, 2 refused.
 from __future__ import annotations
 
 import logging
-import os
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,33 +28,13 @@ def start() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     run = flags.DEFINE_string("run", "runs/pope", "run folder with finished settings")
     out = flags.DEFINE_string("out", None, "figure, without suffix (default: <run>/curves)")
-    app.run(lambda argv: _main(argv, run.value, out.value))
+    app.run(lambda argv: errors.exit_code(lambda: _main(argv, run.value, out.value)))
 
 
-def _main(argv: Sequence[str], run: str, out: str | None) -> int:
-    """Return the exit code; every expected ending is one line on stderr."""
-    try:
-        if len(argv) > 1:
-            raise errors.UsageError(
-                f"unexpected argument {argv[1]!r}; flags look like --name=value"
-            )
-        report(pathlib.Path(run), pathlib.Path(out or pathlib.Path(run) / "curves"))
-    except errors.UsageError as error:
-        return _end(f"usage: {error}", errors.USAGE)
-    except errors.InputError as error:
-        return _end(f"refused: {error}", errors.REFUSED)
-    except KeyboardInterrupt:
-        return _end("stopped by Ctrl-C", errors.CTRL_C)
-    except BrokenPipeError:  # whoever read the table has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        return _end(f"refused: {error}", errors.REFUSED)
-    return errors.COMPLETE
-
-
-def _end(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
-    return code
+def _main(argv: Sequence[str], run: str, out: str | None) -> None:
+    """Report what the flags name."""
+    errors.refuse_arguments(argv)
+    report(pathlib.Path(run), pathlib.Path(out or pathlib.Path(run) / "curves"))
 
 
 def report(run: pathlib.Path, out: pathlib.Path) -> None:

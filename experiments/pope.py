@@ -131,10 +131,9 @@ def _load_scenes() -> Dataset:
     for index in range(_SCENES_IMAGES):
         image = f"test-{index:05d}"
         index_of[image] = index
-        for place, row in enumerate(scenes.pope_questions(world, index)):
-            split, text, label, _ = row
-            number = 6 * index + place % 6 + 1
-            examples.append(_example(split, number, image, text, label))
+        for row in scenes.MINIATURES["pope"].questions(world, index):
+            number = row.key.removeprefix(f"{row.part}/")
+            examples.append(_example(row.part, number, image, row.text, row.answer))
 
     @functools.lru_cache(maxsize=_SCENES_LIMIT)
     def pixels(image: str) -> np.ndarray:

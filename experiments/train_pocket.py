@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from absl import app, flags
 
-from experiments.training import card, export, recipe
+from experiments.harness import errors
+from experiments.training import caption_stage, card, examination, export, recipe
 from experiments.training.loop import Journal
 
 flags.DEFINE_string("out", None, "folder for pictures, checkpoints and log.jsonl")
@@ -29,9 +30,10 @@ flags.DEFINE_integer(
 _STEPS = {
     "window_steps": (2000, "of the tower on quarter pictures"),
     "whole_steps": (450, "of the tower on whole pictures"),
+    "caption_steps": (300, "of the text tower"),
     "alignment_steps": (300, "of the projector alone"),
-    "subset_steps": (700, "of the decoder on some of the visual tokens"),
-    "all_steps": (250, "of the decoder on all of them"),
+    "subset_steps": (900, "of the decoder on some of the visual tokens"),
+    "all_steps": (300, "of the decoder on all of them"),
 }
 for _name, (_default, _meaning) in _STEPS.items():
     flags.DEFINE_integer(_name, _default, f"steps {_meaning}", lower_bound=1)
@@ -39,29 +41,34 @@ flags.mark_flag_as_required("out")
 
 
 def _train(plan: recipe.Plan, target: str | None) -> None:
-    """Run the stages and export what comes out."""
+    """Run the stages, export what comes out and measure what was exported."""
     plan.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(plan.out / "log.jsonl", functools.partial(print, flush=True))
-    params = recipe.train_decoder(plan, recipe.train_tower(plan, journal), journal)
+    tower = recipe.train_tower(plan, journal)
+    dual = recipe.train_captions(plan, tower, journal)
+    params = recipe.train_decoder(plan, tower, journal) | {"vision": dual["vision"]}
     if target is None:
         return
-    measured = {world: recipe.measure(plan, params, world) for world in ("validation", "test")}
+    folder = pathlib.Path(target)
+    export.write(folder, params, recipe.CFG, dual, caption_stage.config())
+    measured = {
+        world: examination.examine(folder, world, examination.COUNT, plan.out)
+        for world in examination.UNSEEN
+    }
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    export.write(pathlib.Path(target), params, recipe.CFG, card.card(plan, count, measured))
+    text = card.card(plan, count, examination.COUNT, journal.minutes(), measured)
+    (folder / "README.md").write_text(text, encoding="utf-8")
     journal.write(exported=target, measured=measured)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Read the flags and train."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    errors.refuse_arguments(argv)
     names = ("seed", "pictures", *_STEPS)
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-    try:
-        _train(recipe.Plan(pathlib.Path(flags.FLAGS.out), **values), flags.FLAGS.export)
-    except KeyboardInterrupt:
-        sys.exit(130)  # resumable by the same command
+    _train(recipe.Plan(pathlib.Path(flags.FLAGS.out), **values), flags.FLAGS.export)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    resume = "the same command resumes"
+    app.run(lambda argv: errors.exit_code(lambda: main(argv), resume=resume))

@@ -18,6 +18,8 @@ _SYSTEM = (
 )
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 """What LLaVA-1.5 appends to questions with a short answer (docs/Evaluation.md)."""
+OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
+"""What LLaVA-1.5 appends to questions with options A, B, … (docs/Evaluation.md)."""
 
 
 def vicuna_v1(user_text: str) -> tuple[str, str]:
@@ -27,6 +29,13 @@ def vicuna_v1(user_text: str) -> tuple[str, str]:
         user_text: the question, with whatever the benchmark appends to it.
     """
     return f"{_SYSTEM} USER: ", f"\n{user_text} ASSISTANT:"
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """Append options A, B, …, each on its own line, as LLaVA-1.5 does."""
+    return question + "".join(
+        f"\n{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)
+    )
 
 
 class Tokenizer:

@@ -1,6 +1,11 @@
-"""Ways a run ends, and the exit code of each."""
+"""Ways a run ends: the exit code of each, and its one line on stderr."""
 
 from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
 
 COMPLETE, USAGE, REFUSED, FAILED_ROWS, INTERRUPTED, CTRL_C = 0, 1, 2, 3, 75, 130
 
@@ -15,3 +20,48 @@ class InputError(Exception):
 
 class InterruptedRunError(Exception):
     """The run was stopped between two batches and can be resumed."""
+
+
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """Refuse what is left of a command line when its flags are taken out.
+
+    Raises:
+        UsageError: anything is.
+    """
+    if len(argv) > 1:
+        raise UsageError(f"unexpected argument {argv[1]!r}; flags look like --name=value")
+
+
+def exit_code(body: Callable[[], int | None], *, resume: str = "") -> int:
+    """Run a program's body; every expected ending is one line on stderr.
+
+    Args:
+        body: returns its exit code, None for 0.
+        resume: what a line about an interruption ends with.
+
+    Returns:
+        The exit code.
+    """
+    after = f"; {resume}" if resume else ""
+    try:
+        return body() or COMPLETE
+    except UsageError as error:
+        return end(f"usage: {error}", USAGE)
+    except InputError as error:
+        return end(f"refused: {error}", REFUSED)
+    except InterruptedRunError as error:
+        return end(f"{error}{after}", INTERRUPTED)
+    except KeyboardInterrupt:
+        return end(f"stopped by Ctrl-C{after}", CTRL_C)
+    except BrokenPipeError:  # whoever read the table has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return COMPLETE
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return end(f"refused: {error}", INTERRUPTED if full else REFUSED)
+
+
+def end(line: str, code: int) -> int:
+    """Say how the run ended and return the code."""
+    print(line, file=sys.stderr)
+    return code

@@ -107,12 +107,14 @@ class Layout:
     Attributes:
         kind: index of the scene type.
         placements: the objects from back to front.
+        visible: share of each object's outline that is seen.
         present: indices of the categories that are present.
         absent: indices of those of which no pixel shows.
     """
 
     kind: int
     placements: tuple[Placement, ...]
+    visible: tuple[float, ...]
     present: tuple[int, ...]
     absent: tuple[int, ...]
 
@@ -153,10 +155,11 @@ def layout(place: World, index: int) -> Layout:
     while True:
         kind, placements = draft(place, index, attempt)
         best = np.zeros(len(CATEGORIES))
-        for placement, share in zip(placements, cover(placements).visible, strict=True):
+        visible = cover(placements).visible
+        for placement, share in zip(placements, visible, strict=True):
             best[placement.category] = max(best[placement.category], share)
         present = tuple(np.flatnonzero(best >= PRESENT).tolist())
         if len(present) >= FEWEST_PRESENT:
             absent = tuple(np.flatnonzero(best == 0).tolist())
-            return Layout(kind, placements, present, absent)
+            return Layout(kind, placements, visible, present, absent)
         attempt += 1

@@ -1,100 +1,122 @@
-"""How a model in training fares on POPE's questions about held-out scenes."""
+"""A model's answers to questions about held-out scenes, all visual tokens kept.
+
+Axis letters: G pictures, Q questions, T suffix, V vocabulary, E questions of a benchmark.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import calibration
 from experiments import scenes
-from experiments.training import tokenizer
-from experiments.training.asking import wording
+from experiments.training import asking
 from llava_jax import model
 from llava_jax.config import LlavaConfig
 
 _BATCH = 4
 
 
-@functools.cache
-def _spellings() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the ids that count as yes and as no."""
-    ids = tokenizer.vocabulary()
-    yes, no = ("▁Yes", "▁yes"), ("▁No", "▁no")
-    return tuple(ids[piece] for piece in yes), tuple(ids[piece] for piece in no)
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model answered to a benchmark's questions.
+
+    Attributes:
+        questions: in the order of the scenes.
+        scene: int[E], place of each question's scene.
+        log_probs: float32[E, V] of the first token.
+    """
+
+    questions: tuple[scenes.Question, ...]
+    scene: np.ndarray
+    log_probs: np.ndarray
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def log_masses(
-    params: dict[str, Any], features: jax.Array, asked: jax.Array, *, cfg: LlavaConfig
-) -> jax.Array:
-    """Return log probabilities of yes and no for questions about all visual tokens.
-
-    Args:
-        params: projector and text.
-        features: float[G, N, Dv].
-        asked: int[G, Q], categories.
-        cfg: shapes.
-
-    Returns:
-        float32[G, Q, 2], yes first, over the whole vocabulary.
-    """
-    words = wording()
+def _prefix(params: dict[str, Any], features: jax.Array, *, cfg: LlavaConfig) -> model.Prefix:
     image = model.project(params["projector"], features.astype(jnp.float32))
     g, n, _ = image.shape
     places = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (g, n))
-    prefix = model.prefill(params, jnp.asarray(words.prompt), image, places, n, cfg=cfg)
-    ids = jnp.asarray(words.suffixes)[asked]
-    lengths = jnp.full(asked.shape, ids.shape[-1])
-    logits = model.answer(params, prefix, ids, lengths, cfg=cfg)
-    return calibration.answer_log_masses(logits, _spellings())[0]
+    return model.prefill(params, jnp.asarray(asking.prompt()), image, places, n, cfg=cfg)
 
 
-def evaluate(
+@functools.partial(jax.jit, static_argnames="cfg")
+def _log_probs(
+    params: dict[str, Any],
+    prefix: model.Prefix,
+    ids: jax.Array,
+    lengths: jax.Array,
+    *,
+    cfg: LlavaConfig,
+) -> jax.Array:
+    """Return log probabilities of the first answer token, float32[G, Q, V]."""
+    return jax.nn.log_softmax(model.answer(params, prefix, ids, lengths, cfg=cfg), axis=-1)
+
+
+def answer(
     params: dict[str, Any],
     features: np.ndarray,
     place: scenes.World,
-    indices: range,
+    indices: Sequence[int],
     cfg: LlavaConfig,
-) -> dict[str, float]:
-    """Measure accuracy, likelihood and calibration on POPE's questions, all tokens kept.
+) -> dict[str, Answers]:
+    """Ask the questions of every benchmark that was taught.
 
     Args:
         params: projector and text.
-        features: float[E, N, Dv] of the scenes.
+        features: float[G, N, Dv] of the scenes.
         place: their world.
-        indices: the E scenes' indices.
+        indices: the G scenes' indices.
         cfg: shapes.
 
     Returns:
-        Accuracy per split; nll, ece, yes_share and answer_mass over all questions.
+        Benchmark to answers.
     """
-    number = {name: i for i, name in enumerate(scenes.NAMES)}
-    rows = [scenes.pope_questions(place, index) for index in indices]
-    asked = np.array([[number[row[3]] for row in picture] for picture in rows])
-    truth = np.array([[row[2] == "yes" for row in picture] for picture in rows])
-    logs = np.concatenate(
-        [
-            np.asarray(log_masses(params, features[i : i + _BATCH], asked[i : i + _BATCH], cfg=cfg))
-            for i in range(0, len(rows), _BATCH)
-        ]
-    )
-    mass = np.logaddexp(logs[..., 0], logs[..., 1])
-    said_yes = logs[..., 0] > logs[..., 1]
-    right = said_yes == truth
-    per_split = right.reshape(len(rows), len(scenes.SPLITS), -1).mean((0, 2))
-    own = np.where(truth, logs[..., 0], logs[..., 1]) - mass
-    confidence = np.exp(logs.max(-1) - mass)
-    return dict(zip(scenes.SPLITS, per_split.tolist(), strict=True)) | {
-        "nll": float(-own.mean()),
-        "ece": float(
-            calibration.expected_calibration_error(
-                jnp.asarray(confidence.ravel()), jnp.asarray(right.ravel())
-            )
-        ),
-        "yes_share": float(said_yes.mean()),
-        "answer_mass": float(np.exp(mass).mean()),
+    trained = {name: mini for name, mini in scenes.MINIATURES.items() if mini.trained}
+    asked = {
+        name: [miniature.questions(place, index) for index in indices]
+        for name, miniature in trained.items()
     }
+    every = [[q for rows in asked.values() for q in rows[g]] for g in range(len(indices))]
+    found: list[dict[str, np.ndarray]] = [{} for _ in indices]
+    forms = [
+        _tokenise([[q for q in scene if bool(q.options) == lettered] for scene in every])
+        for lettered in (False, True)
+    ]
+    for begin in range(0, len(indices), _BATCH):
+        part = slice(begin, begin + _BATCH)
+        prefix = _prefix(params, features[part], cfg=cfg)
+        for texts, ids, lengths in forms:
+            logs = np.asarray(_log_probs(params, prefix, ids[part], lengths[part], cfg=cfg))
+            for g, row in enumerate(logs, begin):
+                found[g] |= dict(zip(texts[g], row, strict=False))
+    return {name: _collect(rows, found) for name, rows in asked.items()}
+
+
+def _tokenise(
+    asked: Sequence[Sequence[scenes.Question]],
+) -> tuple[list[list[str]], np.ndarray, np.ndarray]:
+    """Return the distinct texts per scene, their ids int32[G, Q, T] and lengths int32[G, Q]."""
+    texts = [list(dict.fromkeys(map(asking.user_text, rows))) for rows in asked]
+    encoded = [[asking.encode(text).ids for text in row] for row in texts]
+    count = max(map(len, encoded))
+    longest = max(len(ids) for row in encoded for ids in row)
+    ids = np.zeros((len(asked), count, longest), np.int32)
+    lengths = np.ones((len(asked), count), np.int32)
+    for g, row in enumerate(encoded):
+        for q, suffix in enumerate(row):
+            ids[g, q, : len(suffix)], lengths[g, q] = suffix, len(suffix)
+    return texts, ids, lengths
+
+
+def _collect(
+    asked: Sequence[Sequence[scenes.Question]], found: Sequence[dict[str, np.ndarray]]
+) -> Answers:
+    logs = [found[g][asking.user_text(q)] for g, rows in enumerate(asked) for q in rows]
+    scene = np.repeat(np.arange(len(asked)), [len(rows) for rows in asked])
+    return Answers(tuple(q for rows in asked for q in rows), scene, np.stack(logs))

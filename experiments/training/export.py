@@ -1,4 +1,4 @@
-"""Write the miniature as a Hugging Face LLaVA-1.5 folder that transformers loads."""
+"""Write the miniature as Hugging Face folders that transformers loads: LLaVA-1.5 and CLIP."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.training import tokenizer
+from experiments.training import captions, tokenizer
+from experiments.training.examination import CLIP
 from llava_jax import images
-from llava_jax.checkpoint import huggingface
+from llava_jax.checkpoint import huggingface, rules
+from llava_jax.clip_config import ClipConfig, clip_to_hf
 from llava_jax.config import LlavaConfig
 
 _POSITIONS = 4096
@@ -95,21 +97,46 @@ def tokenizer_json() -> dict[str, Any]:
     }
 
 
-def write(folder: pathlib.Path, params: dict[str, Any], cfg: LlavaConfig, card: str) -> None:
-    """Write weights in half precision, tokenizer, preprocessing and model card.
+def clip_tokenizer_json() -> dict[str, Any]:
+    """Return the contents of the text tower's tokenizer_config.json."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": captions.START,
+        "eos_token": captions.END,
+        "unk_token": captions.END,
+        "pad_token": captions.END,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 77,
+        "padding_side": "right",
+    }
+
+
+def write(
+    folder: pathlib.Path,
+    params: dict[str, Any],
+    cfg: LlavaConfig,
+    dual: dict[str, Any],
+    clip_cfg: ClipConfig,
+) -> None:
+    """Write weights in half precision, tokenizers and preprocessors.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there; the dual encoder goes to its folder ``clip``.
         params: vision, projector and text.
         cfg: their shapes.
-        card: contents of README.md.
+        dual: the dual encoder around the same vision tower.
+        clip_cfg: its shapes.
     """
     huggingface.save(folder, params, config_json(cfg), np.float16)
     tokenizer.build().save(str(folder / "tokenizer.json"))
+    clip = folder / CLIP
+    huggingface.save(clip, dual, clip_to_hf(clip_cfg), np.float16, rules.CLIP)
+    captions.tokenizer().save(str(clip / "tokenizer.json"))
     files = {
-        "tokenizer_config.json": tokenizer_json(),
-        "preprocessor_config.json": preprocessor_json(cfg),
+        folder / "tokenizer_config.json": tokenizer_json(),
+        folder / "preprocessor_config.json": preprocessor_json(cfg),
+        clip / "tokenizer_config.json": clip_tokenizer_json(),
+        clip / "preprocessor_config.json": preprocessor_json(cfg),
     }
-    for name, contents in files.items():
-        (folder / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    for file, contents in files.items():
+        file.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Visual features of whole pools, computed once and kept in half precision."""
+"""The tower's hidden states of whole pools, computed once and kept in half precision."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from llava_jax.config import LlavaConfig
 _BATCH = 16
 
 
-def features(
+def hidden_states(
     params: dict[str, Any], source: Pool, cfg: LlavaConfig, folder: pathlib.Path
 ) -> np.ndarray:
-    """Return float16[E, N, Dv] of a pool, mapped from disk if this tower saw it before."""
+    """Return layer −2 of a pool, CLS first: float16[E, 1+N, Dv], mapped if computed before."""
     seen = f"{source.world.name}-{source.start}-{len(source)}"
     file = folder / f"{seen}-{_digest(params['vision']):08x}.npy"
     if not file.exists():
-        encode = jax.jit(functools.partial(model.encode, cfg=cfg))
-        found = np.empty((len(source), cfg.vision.num_tokens, cfg.vision.width), np.float16)
+        encode = jax.jit(functools.partial(model.encode, cfg=cfg, outputs=("hidden",)))
+        shape = (len(source), 1 + cfg.vision.num_tokens, cfg.vision.width)
+        found = np.empty(shape, np.float16)
         for begin in range(0, len(source), _BATCH):
             part = slice(begin, begin + _BATCH)
-            found[part] = encode(params, images.normalise(source.images[part])).features
+            found[part] = encode(params, images.normalise(source.images[part])).require("hidden")
         folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial.npy")
         np.save(partial, found)

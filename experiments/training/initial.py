@@ -7,6 +7,7 @@ attention whose queries equal its keys, so that a token first looks at its like
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -97,29 +98,67 @@ def tower(
     return params | {"embeddings": embeddings, "layers": layers}
 
 
-def matching_heads(
-    params: dict[str, Any], cfg: TextConfig, reach: int, rng: np.random.Generator, gain: float
-) -> dict[str, Any]:
-    """Let a decoder block start by matching content whatever the distance.
+def matching_head(
+    cfg: TextConfig, reach: int, rng: np.random.Generator, gain: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return query and key weights of a head that matches content whatever the distance.
 
     Queries equal keys, and both live in the dimensions that RoPE turns by less than 1.6
     rad over ``reach`` positions.
 
     Args:
-        params: the block.
-        cfg: shapes; as many key heads as query heads.
+        cfg: shapes.
         reach: positions.
         rng: source of chance.
         gain: of the orthonormal rows.
 
     Returns:
-        A new block.
+        Twice float32[d, D].
     """
     half = cfg.head_dim // 2
-    slow = np.flatnonzero(cfg.rope_theta ** (-np.arange(half) / half) * reach < 1.6)
+    slow = np.flatnonzero(_frequencies(cfg) * reach < 1.6)
     slow = np.concatenate([slow, slow + half])
-    weight = np.zeros((cfg.num_heads, cfg.head_dim, cfg.width), np.float32)
-    for head in weight:
-        head[slow] = gain * np.linalg.qr(rng.normal(size=(cfg.width, slow.size)))[0].T
-    alike = {"weight": jnp.asarray(weight.reshape(-1, cfg.width))}
-    return params | {"q": alike, "k": dict(alike)}
+    weight = np.zeros((cfg.head_dim, cfg.width), np.float32)
+    weight[slow] = gain * np.linalg.qr(rng.normal(size=(cfg.width, slow.size)))[0].T
+    return weight, weight
+
+
+def neighbour_head(
+    cfg: TextConfig, common: np.ndarray, offset: int, gain: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return query and key weights of a head that looks ``offset`` tokens back.
+
+    Both read a direction that all tokens share, in the dimensions that RoPE turns fast: the
+    score of a token at distance δ is gain² Σᵢ cos(ωᵢ (δ − offset)), largest where they agree.
+
+    Args:
+        cfg: shapes.
+        common: float[D], the shared direction, of unit length.
+        offset: tokens.
+        gain: of the rows.
+
+    Returns:
+        Twice float32[d, D].
+    """
+    frequency = _frequencies(cfg)
+    fast = np.flatnonzero(frequency > 0.05)
+    half, turn = cfg.head_dim // 2, frequency[fast] * offset
+    query, key = np.zeros((2, cfg.head_dim, cfg.width), np.float32)
+    key[fast] = gain * common
+    query[fast] = gain * np.cos(turn)[:, None] * common
+    query[fast + half] = -gain * np.sin(turn)[:, None] * common
+    return query, key
+
+
+def _frequencies(cfg: TextConfig) -> np.ndarray:
+    """Return RoPE's angles per position, float64[d / 2]."""
+    half = cfg.head_dim // 2
+    return cfg.rope_theta ** (-np.arange(half) / half)
+
+
+def with_heads(
+    params: dict[str, Any], heads: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+    """Return a decoder block with the query and key weights of its heads replaced."""
+    query, key = (jnp.asarray(np.concatenate(part)) for part in zip(*heads, strict=True))
+    return params | {"q": {"weight": query}, "k": {"weight": key}}

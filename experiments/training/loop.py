@@ -73,6 +73,17 @@ class Journal:
             file.write(line + "\n")
         self.show(line)
 
+    def minutes(self) -> float:
+        """Add up how long the steps on record took."""
+        seconds, before = 0.0, {}
+        for line in map(json.loads, self.path.read_text(encoding="utf-8").splitlines()):
+            if "steps_per_second" in line:
+                steps = line["step"] - before.get(line["stage"], 0)
+                seconds += steps / line["steps_per_second"]
+            if "stage" in line:
+                before[line["stage"]] = line["step"]
+        return seconds / 60
+
 
 def train_step(stage: Stage) -> Callable[..., tuple[Params, Any, jax.Array, jax.Array]]:
     """Compile one step: (params, optimiser state, batch) to both, loss and accuracy."""

@@ -1,18 +1,21 @@
-"""Stage 1: projector and decoder learn to answer, the tower at rest.
+"""Projector and decoder learn to answer, the tower at rest.
 
 The answer alone teaches nothing for a long time: the circuit "name → patch that shows
-it → yes" does not form by itself. Three aids form it: in two early layers half of the
-heads must look from the name at the object's patches, or at the text before the picture
-if there is no such object (grounding); the answer is asked for from the name on (early
-answer); and projected patches must be told apart by the words' embeddings (alignment).
+it → yes" does not form by itself. Four aids form it: in two early layers half of the
+heads must look from a name at the object's patches, or at the text before the picture
+if there is no such object (grounding); in the last layer half of them must look from the
+question's end at the right option (pointing); what can be known early is asked for early
+(early answers); and projected patches must be told apart by the words' embeddings
+(alignment).
 
 Axis letters: G pictures, Q questions, S prompt text, K visual tokens, P = S + K prefix,
-T suffix with the answer as its last token, H heads, D width, C categories.
+T suffix with answer and end, R names mentioned, H heads, D width, C categories.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,8 +25,7 @@ import optax
 
 from experiments import scenes
 from experiments.training import initial
-from experiments.training.asking import NAME_AT, Questions, wording
-from experiments.training.tokenizer import EOS
+from experiments.training.asking import NOTHING, Batch, Block, answer_ids, prompt
 from llava_jax import model, parameters, text
 from llava_jax.config import LlavaConfig, TextConfig
 
@@ -32,7 +34,10 @@ Params = dict[str, Any]
 GROUNDED_LAYERS = (0, 1)
 _REACH = 640  # positions between name and patch at most
 _EMBEDDING_SCALE = 0.3
-_CODE_SCALE = 8.0  # sharpness of the alignment's softmax
+_COMMON_SCALE = 1.5  # of the direction that all tokens share
+_CODE_SCALE = 14.0  # sharpness of the alignment's softmax
+_BACKGROUND_WEIGHT = 0.12
+_END_WEIGHT = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,133 +45,218 @@ class Weights:
     """How much each aid counts beside the answer's own loss."""
 
     grounding: float
+    pointing: float
     early: float
     alignment: float
 
 
 def start(cfg: LlavaConfig, seed: int) -> Params:
-    """Return projector and decoder, and the alignment's code for background."""
+    """Return projector and decoder, and the alignment's code for background.
+
+    Of every block's heads all but two start by matching content, the others by looking one
+    and two tokens back, along a direction that words and visual tokens share.
+    """
     rng = np.random.default_rng([seed, 1])
     random = parameters.init(jax.random.key(seed + 1), cfg)
-    decoder = dict(random["text"])
-    shape = decoder["embed_tokens"].shape
-    decoder["embed_tokens"] = jnp.asarray(rng.normal(0, _EMBEDDING_SCALE, shape), jnp.float32)
+    decoder, width, heads = random["text"], cfg.text.width, cfg.text.num_heads
+    common = rng.normal(size=width)
+    common /= np.linalg.norm(common)
+
+    def codes(*shape: int) -> jax.Array:
+        drawn = rng.normal(0, _EMBEDDING_SCALE, (*shape, width))
+        return jnp.asarray(drawn + _COMMON_SCALE * common, jnp.float32)
+
     layers = []
     for layer in decoder["layers"]:
-        layer = initial.matching_heads(layer, cfg.text, _REACH, rng, 1.4)
-        layers.append(
-            layer | {name: {"weight": 0.4 * layer[name]["weight"]} for name in ("out", "down")}
-        )
-    decoder["layers"] = layers
-    code = jnp.asarray(rng.normal(0, _EMBEDDING_SCALE, cfg.text.width), jnp.float32)
-    return {"projector": random["projector"], "text": decoder, "background": code}
+        matching = [initial.matching_head(cfg.text, _REACH, rng, 1.4) for _ in range(heads - 2)]
+        back = [initial.neighbour_head(cfg.text, common, offset, 1.5) for offset in (1, 2)]
+        quiet = {name: {"weight": 0.4 * layer[name]["weight"]} for name in ("out", "down")}
+        layers.append(initial.with_heads(layer | quiet, [*matching, *back]))
+    projector = random["projector"]
+    bias = jnp.asarray(_COMMON_SCALE * common, jnp.float32)
+    return {
+        "projector": projector | {"linear_2": projector["linear_2"] | {"bias": bias}},
+        "text": decoder | {"embed_tokens": codes(cfg.text.vocab_size), "layers": layers},
+        "background": codes(),
+    }
 
 
 def _unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-6)
 
 
-def alignment(
-    params: Params, image: jax.Array, categories: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Tell projected patches apart by the embeddings of the categories' names.
+def alignment(params: Params, image: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Tell projected patches apart by the embeddings of the words for what they show.
+
+    Of an object's patches not only the category, also colour, side and height.
 
     Args:
         params: projector, text and background code.
         image: float[G, K, D], projected.
-        categories: int[G, K], −1 for background.
+        batch: what the patches show.
 
     Returns:
-        (loss, accuracy on object patches).
+        (loss, accuracy of the category on object patches).
     """
-    names = params["text"]["embed_tokens"][wording().suffixes[:, NAME_AT]]
-    codes = _unit(jnp.concatenate([names, params["background"][None]]))
-    scores = _CODE_SCALE * jnp.einsum("gkd,cd->gkc", _unit(image), codes)
-    objects = categories >= 0
-    target = jnp.where(objects, categories, len(scenes.CATEGORIES))
-    losses = optax.softmax_cross_entropy_with_integer_labels(scores, target)
-    weight = jnp.where(objects, 1.0, 0.12)
-    right = (scores.argmax(-1) == target) & objects
-    accuracy = right.sum() / jnp.maximum(objects.sum(), 1)
-    return (losses * weight).sum() / weight.sum(), accuracy
+    objects, embeddings = batch.categories >= 0, params["text"]["embed_tokens"]
+
+    def words(spelt: Sequence[str]) -> jax.Array:
+        return embeddings[jnp.asarray(answer_ids(spelt))]
+
+    named = jnp.concatenate([words(scenes.NAMES), params["background"][None]])
+    shown = jnp.where(objects, batch.categories, len(scenes.NAMES))
+    weight = jnp.where(objects, 1.0, _BACKGROUND_WEIGHT)
+    total, accuracy = _told_apart(image, named, shown, weight, objects)
+    half = scenes.GRID // 2
+    for spelt, target in (
+        (tuple(scenes.COLOURS), batch.colours),
+        (scenes.SIDES, batch.tokens % scenes.GRID // half),
+        (scenes.HEIGHTS, batch.tokens // scenes.GRID // half),
+    ):
+        total += _told_apart(image, words(spelt), target, 1.0 * objects, objects)[0]
+    return total, accuracy
 
 
-def alignment_loss(params: Params, batch: Questions) -> tuple[jax.Array, jax.Array]:
-    """Train projector and names alone, before any question."""
+def _told_apart(
+    image: jax.Array, codes: jax.Array, target: jax.Array, weight: jax.Array, counted: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Classify patches float[G, K, D] by scaled cosines with codes float[C, D].
+
+    Returns:
+        (weighted cross-entropy, accuracy on those that are counted).
+    """
+    scores = _CODE_SCALE * jnp.einsum("gkd,cd->gkc", _unit(image), _unit(codes))
+    known = jnp.maximum(target, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(scores, known)
+    right = 1.0 * (scores.argmax(-1) == known)
+    return (losses * weight).sum() / weight.sum(), _mean(right, counted)
+
+
+def alignment_loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Train projector and words alone, before any question."""
     image = model.project(params["projector"], batch.features.astype(jnp.float32))
-    return alignment(params, image, batch.categories)
+    return alignment(params, image, batch)
 
 
-def _grounding(
+def _attention_logs(
     layer: Params,
     x: jax.Array,
     positions: jax.Array,
     prefix: text.KeyValue,
-    batch: Questions,
+    at: jax.Array,
     cfg: TextConfig,
 ) -> jax.Array:
-    """Return −log of the attention from the name to where it should look.
+    """Return the log of half the heads' attention from some places of the suffixes.
 
     Args:
         layer: a block.
         x: float[G, Q, T, D], its input.
-        positions: int[G, 1, T].
+        positions: int[1, 1, T].
         prefix: its keys and values, float[G, P, H, d].
-        batch: what the tokens show and what is asked.
+        at: int[G, Q, R], the places.
         cfg: shapes.
+
+    Returns:
+        float[G, Q, R, H / 2, P + T].
     """
-    q, k, _ = text.query_key_value(layer, x[:, :, : NAME_AT + 1], positions, cfg=cfg)
-    half = cfg.num_heads // 2
-    q = q[:, :, NAME_AT, :half] * cfg.head_dim**-0.5
-    before = jnp.einsum("gqhd,gphd->gqhp", q, prefix.keys[:, :, :half])
-    own = jnp.einsum("gqhd,gqthd->gqht", q, k[:, :, :, :half])
-    logs = jax.nn.log_softmax(jnp.concatenate([before, own], -1), axis=-1)
-    prompt = logs.shape[-1] - own.shape[-1] - batch.categories.shape[1]
-    looked = logs[..., prompt : prompt + batch.categories.shape[1]]
-    shows = batch.categories[:, None] == batch.asked[..., None]
-    there = jax.nn.logsumexp(jnp.where(shows[:, :, None], looked, -1e9), axis=-1)
-    elsewhere = jax.nn.logsumexp(logs[..., :prompt], axis=-1)
-    found = batch.present & shows.any(-1)
-    wanted = jnp.where(found[..., None], there, elsewhere)
-    usable = (found | ~batch.present)[..., None]
-    return -jnp.where(usable, wanted, 0).sum() / jnp.maximum(usable.sum() * half, 1)
+    q, k, _ = text.query_key_value(layer, x, positions, cfg=cfg)
+    half, length = cfg.num_heads // 2, x.shape[2]
+    q = jnp.take_along_axis(q[..., :half, :], at[..., None, None], axis=2) * cfg.head_dim**-0.5
+    before = jnp.einsum("gqrhd,gphd->gqrhp", q, prefix.keys[:, :, :half])
+    own = jnp.einsum("gqrhd,gqthd->gqrht", q, k[:, :, :, :half])
+    past = jnp.arange(length).reshape(1, 1, 1, 1, length) <= at[..., None, None]
+    return jax.nn.log_softmax(jnp.concatenate([before, jnp.where(past, own, -1e9)], -1), axis=-1)
+
+
+def _grounding(logs: jax.Array, categories: jax.Array, asked: Block) -> jax.Array:
+    """Return −log of the attention from names to where it should go, mean over names.
+
+    Args:
+        logs: float[G, Q, R, h, P + T], from ``asked.mention_at``.
+        categories: int[G, K], what the visual tokens show.
+        asked: the questions.
+    """
+    start = prompt().size
+    shows = categories[:, None, None] == asked.mention[..., None]
+    looked = logs[..., start : start + categories.shape[1]]
+    there = jax.nn.logsumexp(jnp.where(shows[:, :, :, None], looked, -1e9), axis=-1)
+    elsewhere = jax.nn.logsumexp(logs[..., :start], axis=-1)
+    found = asked.present & shows.any(-1)
+    usable = found | (~asked.present & (asked.mention != NOTHING))
+    lost = -jnp.where(found[..., None], there, elsewhere).mean(-1)
+    return _mean(lost, usable)
+
+
+def _pointing(logs: jax.Array, asked: Block) -> jax.Array:
+    """Return −log of the attention from the question's end to the right option.
+
+    Args:
+        logs: float[G, Q, 1, h, P + T], from ``asked.answer_at``.
+        asked: the questions.
+    """
+    own = logs[:, :, 0, :, -asked.ids.shape[-1] :]
+    where = jnp.maximum(asked.pointer, 0)[..., None, None]
+    lost = -jnp.take_along_axis(own, where, axis=-1)[..., 0].mean(-1)
+    return _mean(lost, asked.pointer != NOTHING)
+
+
+def _mean(values: jax.Array, usable: jax.Array) -> jax.Array:
+    return jnp.where(usable, values, 0).sum() / jnp.maximum(usable.sum(), 1)
 
 
 def _answer_losses(
-    decoder: Params, x: jax.Array, batch: Questions, cfg: LlavaConfig
+    decoder: Params, x: jax.Array, asked: Block, cfg: LlavaConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the losses of the answer and its end, of early answers, and the accuracy."""
-    words = wording()
-    target = jnp.where(batch.present, words.yes, words.no)
-    logits = text.unembed(decoder, x[:, :, NAME_AT:], cfg=cfg.text)
-    entropy = optax.softmax_cross_entropy_with_integer_labels
-    repeated = jnp.broadcast_to(target[..., None], logits.shape[:-1])
-    losses = entropy(logits, repeated)
-    end = entropy(logits[:, :, -1], jnp.full_like(target, EOS)).mean()
-    right = logits[:, :, -2].argmax(-1) == target
-    return losses[:, :, -2].mean() + 0.2 * end, losses[:, :, :-2].mean(), right.mean()
+    """Return the losses of the answer with its end and of early answers, and the accuracy."""
+    logits = text.unembed(decoder, x, cfg=cfg.text)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(asked.targets, 0))
+    place = jnp.arange(logits.shape[2]).reshape(1, 1, -1)
+    at, due = asked.answer_at[..., None], asked.targets != NOTHING
+    answer = _mean(losses, place == at)
+    right = _mean(1.0 * (logits.argmax(-1) == asked.targets), place == at)
+    end = _mean(losses, place == at + 1)
+    return answer + _END_WEIGHT * end, _mean(losses, due & (place < at)), right
+
+
+def _block_loss(
+    decoder: Params,
+    prefix: model.Prefix,
+    categories: jax.Array,
+    asked: Block,
+    cfg: LlavaConfig,
+    weights: Weights,
+) -> tuple[jax.Array, jax.Array]:
+    """Return loss and accuracy of questions of one length."""
+    positions = prefix.length + jnp.arange(asked.ids.shape[-1]).reshape(1, 1, -1)
+    x = text.embed(decoder, asked.ids)
+    aids = jnp.float32(0)
+    for index, (layer, kv) in enumerate(zip(decoder["layers"], prefix.layers, strict=True)):
+        if index in GROUNDED_LAYERS:
+            logs = _attention_logs(layer, x, positions, kv, asked.mention_at, cfg.text)
+            aids += weights.grounding / len(GROUNDED_LAYERS) * _grounding(logs, categories, asked)
+        if index == cfg.text.num_layers - 1:
+            at = asked.answer_at[..., None]
+            logs = _attention_logs(layer, x, positions, kv, at, cfg.text)
+            aids += weights.pointing * _pointing(logs, asked)
+        x, _ = text.block(layer, x, positions, kv, cfg=cfg.text)
+    answer, early, accuracy = _answer_losses(decoder, x, asked, cfg)
+    return answer + weights.early * early + aids, accuracy
 
 
 def loss(
-    params: Params, batch: Questions, *, cfg: LlavaConfig, weights: Weights
+    params: Params, batch: Batch, *, cfg: LlavaConfig, weights: Weights
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the stage's loss and the accuracy of the answers."""
-    words, decoder = wording(), params["text"]
+    """Return the stage's loss and the accuracy of the answers, each kind of question alike."""
+    decoder = params["text"]
     image = model.project(params["projector"], batch.features.astype(jnp.float32))
     g, k, _ = image.shape
     places = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32), (g, k))
-    prefix = model.prefill(params, jnp.asarray(words.prompt), image, places, k, cfg=cfg)
-    answers = jnp.where(batch.present, words.yes, words.no)[..., None]
-    ids = jnp.concatenate([jnp.asarray(words.suffixes)[batch.asked], answers], axis=-1)
-    positions = words.prompt.size + k + jnp.arange(ids.shape[-1]).reshape(1, 1, -1)
-    x = text.embed(decoder, ids)
-    grounding = 0.0
-    for index, (layer, kv) in enumerate(zip(decoder["layers"], prefix.layers, strict=True)):
-        if index in GROUNDED_LAYERS:
-            before = positions[..., : NAME_AT + 1]
-            grounding += _grounding(layer, x, before, kv, batch, cfg.text)
-        x, _ = text.block(layer, x, positions, kv, cfg=cfg.text)
-    answer, early, accuracy = _answer_losses(decoder, x, batch, cfg)
-    aligned, _ = alignment(params, image, batch.categories)
-    total = answer + weights.early * early + weights.alignment * aligned
-    return total + weights.grounding * grounding / len(GROUNDED_LAYERS), accuracy
+    prefix = model.prefill(params, jnp.asarray(prompt()), image, places, k, cfg=cfg)
+    found = [
+        _block_loss(decoder, prefix, batch.categories, asked, cfg, weights)
+        for asked in batch.blocks
+    ]
+    losses, accuracies = zip(*found, strict=True)
+    aligned, _ = alignment(params, image, batch)
+    total = sum(losses, start=weights.alignment * aligned)
+    return total, sum(accuracies, start=jnp.float32(0)) / len(accuracies)

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import scenes
-from experiments.training import answering, question_stage, vision_stage
-from experiments.training.asking import Questions, ask, keep
-from experiments.training.features import features
+from experiments.training import caption_stage, question_stage, vision_stage
+from experiments.training.answering import answer
+from experiments.training.asking import LONG, SHORT, Batch, Mix, ask, block, keep
+from experiments.training.features import hidden_states
 from experiments.training.loop import Journal, Params, Stage, run
+from experiments.training.measuring import MEASURES, Measured
 from experiments.training.optimiser import optimiser
 from experiments.training.pictures import Pool, pool, window
 from experiments.training.question_stage import Weights
@@ -21,8 +23,7 @@ from llava_jax import config
 
 CFG = config.pocket()
 HELD_OUT = 128  # validation scenes behind every measurement during training
-MEASURED = 500  # scenes per world behind the model card
-QUESTIONS = 10  # per picture and step
+CAPTIONS = 48  # pictures and captions told apart in a step
 _SUBSETS = (128, 256)  # visual tokens shown in the stage before all are
 
 
@@ -36,6 +37,7 @@ class Plan:
         pictures: training scenes of the tower, and as many others of the decoder.
         window_steps: of the tower on quarter pictures.
         whole_steps: of the tower on whole pictures.
+        caption_steps: of the text tower.
         alignment_steps: of the projector alone.
         subset_steps: of the decoder on some of the visual tokens.
         all_steps: of the decoder on all of them.
@@ -46,6 +48,7 @@ class Plan:
     pictures: int
     window_steps: int
     whole_steps: int
+    caption_steps: int
     alignment_steps: int
     subset_steps: int
     all_steps: int
@@ -85,61 +88,95 @@ def train_tower(plan: Plan, journal: Journal) -> Params:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A pool and what the finished tower says of it, float16[E, N, Dv]."""
+    """A pool and what the finished tower says of it, float16[E, 1 + N, Dv], CLS first."""
 
     pool: Pool
-    features: np.ndarray
+    hidden: np.ndarray
+
+    @property
+    def indices(self) -> range:
+        """The scenes' indices in their world."""
+        return range(self.pool.start, self.pool.start + len(self.pool))
 
 
-def _look(plan: Plan, tower: Params, world: str, start: int, count: int) -> Seen:
+def look(plan: Plan, tower: Params, world: str, start: int, count: int) -> Seen:
+    """Run a tower on a pool, or map what it said before."""
     source = pool(scenes.world(world), start, count, plan.pools)
-    return Seen(source, features({"vision": tower}, source, CFG, plan.out / "features"))
+    return Seen(source, hidden_states({"vision": tower}, source, CFG, plan.out / "features"))
 
 
-def _questions(seen: Seen, size: int, count: int, rng: np.random.Generator) -> Questions:
-    """Draw a batch of pictures, visual tokens and questions."""
-    picked = rng.choice(len(seen.pool), size, replace=False)
-    labels = seen.pool.categories[picked].reshape(size, -1).astype(np.int32)
-    kept = np.stack([keep(row, count, rng) for row in labels])
-    asked, present = zip(
-        *(ask(seen.pool.world, seen.pool.start + int(i), QUESTIONS, rng) for i in picked),
-        strict=True,
+def train_captions(plan: Plan, tower: Params, journal: Journal) -> Params:
+    """Train a text tower beside the tower; return the dual encoder, layer −2 as it was."""
+    seen = look(plan, tower, "train", plan.pictures, plan.pictures)
+    held_out = look(plan, tower, "validation", HELD_OUT, HELD_OUT)
+    cfg = caption_stage.config()
+    resting, learning = caption_stage.split(caption_stage.start(tower, cfg, plan.seed), cfg)
+
+    def batch(step: int) -> caption_stage.Pairs:
+        rng = np.random.default_rng([plan.seed, 104, step])
+        return caption_stage.pairs(seen.pool, seen.hidden, CAPTIONS, rng)
+
+    stage = Stage(
+        name="captions",
+        steps=plan.caption_steps,
+        loss=functools.partial(caption_stage.loss, cfg=cfg),
+        batch=batch,
+        evaluate=lambda params: caption_stage.evaluate(params, held_out.pool, held_out.hidden, cfg),
+        optimiser=optimiser(0.01, 2e-3, plan.caption_steps, warmup=20),
+        evaluate_every=100,
     )
-    return Questions(
-        features=jnp.stack([seen.features[i][k] for i, k in zip(picked, kept, strict=True)]),
-        categories=jnp.asarray(np.take_along_axis(labels, kept, axis=1)),
-        asked=jnp.stack(asked),
-        present=jnp.stack(present),
+    return caption_stage.join(resting, run(stage, learning, plan.out / stage.name, journal))
+
+
+def _batch(seen: Seen, size: int, count: int, mix: Mix, rng: np.random.Generator) -> Batch:
+    """Draw pictures, visual tokens of each, and questions about it."""
+    picked = rng.choice(len(seen.pool), size, replace=False)
+    labels = seen.pool.categories[picked].reshape(size, -1)
+    colours = seen.pool.colours[picked].reshape(size, -1)
+    kept = np.stack([keep(row, count, rng) for row in labels])
+    place, indices = seen.pool.world, [seen.pool.start + int(i) for i in picked]
+    asked = zip(*(ask(place, index, mix, rng) for index in indices), strict=True)
+    present = [scenes.layout(place, index).present for index in indices]
+    features = [seen.hidden[i][1 + k] for i, k in zip(picked, kept, strict=True)]
+    return Batch(
+        features=jnp.asarray(np.stack(features)),
+        tokens=jnp.asarray(kept, jnp.int32),
+        categories=jnp.asarray(np.take_along_axis(labels, kept, axis=1), jnp.int32),
+        colours=jnp.asarray(np.take_along_axis(colours, kept, axis=1), jnp.int32),
+        blocks=tuple(
+            block(rows, present, length)
+            for rows, length in zip(asked, (SHORT, LONG), strict=True)
+            if rows[0]
+        ),
     )
 
 
 def _question_stages(plan: Plan, seen: Seen, held_out: Seen) -> list[Stage]:
-    def evaluate(params: Params) -> dict[str, float]:
-        source = held_out.pool
-        indices = range(source.start, source.start + len(source))
-        return answering.evaluate(params, held_out.features, source.world, indices, CFG)
+    def evaluate(params: Params) -> Measured:
+        return _summary(params, held_out)
 
-    def batch(purpose: int, size: int, counts: tuple[int, ...], step: int) -> Questions:
+    def batch(purpose: int, size: int, counts: tuple[int, ...], mix: Mix, step: int) -> Batch:
         rng = np.random.default_rng([plan.seed, purpose, step])
-        return _questions(seen, size, int(rng.choice(counts)), rng)
+        return _batch(seen, size, int(rng.choice(counts)), mix, rng)
 
     def answers(weights: Weights) -> functools.partial:
         return functools.partial(question_stage.loss, cfg=CFG, weights=weights)
 
+    nothing, everything = Mix(0, 0, 0, 0), Mix()
     return [
         Stage(
             name="alignment",
             steps=plan.alignment_steps,
             loss=question_stage.alignment_loss,
-            batch=functools.partial(batch, 101, 32, (96,)),
+            batch=functools.partial(batch, 101, 32, (96,), nothing),
             evaluate=lambda params: {},
             optimiser=optimiser(0.02, 3e-3, plan.alignment_steps, warmup=20),
         ),
         Stage(
             name="subsets",
             steps=plan.subset_steps,
-            loss=answers(Weights(grounding=0.5, early=1.0, alignment=0.3)),
-            batch=functools.partial(batch, 102, 8, _SUBSETS),
+            loss=answers(Weights(grounding=0.5, pointing=0.3, early=1.0, alignment=0.3)),
+            batch=functools.partial(batch, 102, 8, _SUBSETS, everything),
             evaluate=evaluate,
             optimiser=optimiser(0.012, 2e-3, plan.subset_steps),
             evaluate_every=200,
@@ -147,8 +184,8 @@ def _question_stages(plan: Plan, seen: Seen, held_out: Seen) -> list[Stage]:
         Stage(
             name="all",
             steps=plan.all_steps,
-            loss=answers(Weights(grounding=0.2, early=0.3, alignment=0.1)),
-            batch=functools.partial(batch, 103, 8, (CFG.vision.num_tokens,)),
+            loss=answers(Weights(grounding=0.2, pointing=0.1, early=0.3, alignment=0.1)),
+            batch=functools.partial(batch, 103, 8, (CFG.vision.num_tokens,), everything),
             evaluate=evaluate,
             optimiser=optimiser(0.008, 1e-3, plan.all_steps, warmup=30),
             evaluate_every=100,
@@ -156,24 +193,21 @@ def _question_stages(plan: Plan, seen: Seen, held_out: Seen) -> list[Stage]:
     ]
 
 
+def _summary(params: Params, seen: Seen) -> Measured:
+    """Measure every benchmark on held-out scenes, names like pope/nll."""
+    found = answer(params, seen.hidden[:, 1:], seen.pool.world, seen.indices, CFG)
+    return {
+        f"{benchmark}/{name}": value
+        for benchmark, answers in found.items()
+        for name, value in MEASURES[benchmark](answers).items()
+    }
+
+
 def train_decoder(plan: Plan, tower: Params, journal: Journal) -> Params:
     """Train projector and decoder on questions, the tower at rest."""
-    seen = _look(plan, tower, "train", plan.pictures, plan.pictures)
-    held_out = _look(plan, tower, "validation", HELD_OUT, HELD_OUT)
+    seen = look(plan, tower, "train", plan.pictures, plan.pictures)
+    held_out = look(plan, tower, "validation", HELD_OUT, HELD_OUT)
     params = question_stage.start(CFG, plan.seed)
     for stage in _question_stages(plan, seen, held_out):
         params = run(stage, params, plan.out / stage.name, journal)
     return {"vision": tower, "projector": params["projector"], "text": params["text"]}
-
-
-def measure(plan: Plan, params: Params, world: str) -> tuple[int, dict[str, float]]:
-    """Ask the finished model about scenes that no choice depended on.
-
-    Returns:
-        (number of scenes, measurements of ``answering.evaluate``).
-    """
-    start = 2 * HELD_OUT if world == "validation" else 0
-    seen = _look(plan, params["vision"], world, start, MEASURED)
-    indices = range(start, start + MEASURED)
-    found = answering.evaluate(params, seen.features, seen.pool.world, indices, CFG)
-    return MEASURED, found

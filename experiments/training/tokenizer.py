@@ -29,22 +29,21 @@ _SPECIAL = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 _PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant The gives "
     "helpful detailed polite answers to the user's questions USER ASSISTANT Answer "
-    "question using single word or phrase with option's letter from given choices "
-    "directly Is there in image s"
+    "question using single word or phrase with option's letter from given choices directly s"
 )
-_ANSWERS = "Yes yes No no A B C D E F"
-_MORE = (
-    "Are are is of on it What what Which which How many color colour object objects picture "
-    "scene does left right top bottom more fewer one two three "
-    "four five " + " ".join(scenes.SCENE_TYPES)
+_QUESTIONS = (
+    "Is Are Which What How On Where is are there exactly this these of in on at which side "
+    "color many objects object kind scene image word sign top bottom Context Reference OCR token"
 )
-_BARE = ("Is", "Answer", "Are", "What", "Which", "How")
+_ANSWERS = "Yes yes No no A B C D E"
+_BARE = ("Is", "Answer", "Are", "What", "Which", "How", "On", "Where", "Context")
 
 
 def _words() -> list[str]:
     """List the pieces that stand for whole words, most needed first."""
-    words = f"{_PROMPT} {_ANSWERS}".replace("'", " ").split()
-    words += [*scenes.NAMES, *scenes.COLOURS, *string.digits, *_MORE.split()]
+    words = f"{_PROMPT} {_QUESTIONS} {_ANSWERS}".replace("'", " ").split()
+    words += [*scenes.NAMES, *scenes.COLOURS, *scenes.SCENE_TYPES, *scenes.NUMBERS]
+    words += ["left", "right"]
     return [f"▁{word}" for word in words]
 
 

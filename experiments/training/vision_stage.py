@@ -1,8 +1,9 @@
 """Stage 0: the tower learns to name what each patch shows.
 
 Cross-entropy of every patch over categories and background on layer −2, the same over
-colours at a lower weight, and from CLS the multi-label presence of categories, so that
-the row of layer −2's attention that LLaVA's pruners read looks at objects.
+colours at a lower weight, the patch's own place, which is lost otherwise, and from CLS the
+multi-label presence of categories, so that the row of layer −2's attention that LLaVA's
+pruners read looks at objects.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Params = dict[str, Any]
 
 _BACKGROUND_WEIGHT = 0.12
 _COLOUR_WEIGHT = 0.3
+_PLACE_WEIGHT = 0.5
 _PRESENCE_WEIGHT = 4.0
 _LATE_PRESENCE_WEIGHT = 1.0  # the same from CLS after the last block
 
@@ -38,6 +40,7 @@ def start(cfg: LlavaConfig, source: Pool, seed: int) -> Params:
     sizes = {
         "category": len(scenes.CATEGORIES) + 1,
         "colour": len(scenes.COLOURS) + 1,
+        "place": 2,
         "presence": len(scenes.CATEGORIES),
         "late_presence": len(scenes.CATEGORIES),
     }
@@ -88,6 +91,18 @@ def _patch_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (losses * weight).sum() / weight.sum()
 
 
+def _place_loss(found: jax.Array, rows: jax.Array) -> jax.Array:
+    """Mean squared error of places float[G, n², 2], right and down from −1 to 1.
+
+    Args:
+        found: what a head says.
+        rows: int[n²], rows of the position table.
+    """
+    places = jnp.stack([(rows - 1) % scenes.GRID, (rows - 1) // scenes.GRID], axis=-1)
+    target = 2 * places / (scenes.GRID - 1) - 1
+    return jnp.square(found - jnp.broadcast_to(target, found.shape)).mean()
+
+
 def shown(categories: jax.Array) -> jax.Array:
     """Turn patch labels int[G, n²] into presence bool[G, C]."""
     return (jax.nn.one_hot(categories, len(scenes.CATEGORIES)) > 0).any(axis=1)
@@ -105,6 +120,7 @@ def loss(params: Params, batch: Window, *, cfg: VisionConfig) -> tuple[jax.Array
     category = _head(heads["category"], x[:, 1:])
     total = _patch_loss(category, batch.categories)
     total += _COLOUR_WEIGHT * _patch_loss(_head(heads["colour"], x[:, 1:]), batch.colours)
+    total += _PLACE_WEIGHT * _place_loss(_head(heads["place"], x[:, 1:]), batch.rows[1:])
     present = shown(batch.categories)
     total += _PRESENCE_WEIGHT * _presence_loss(_head(heads["presence"], x[:, 0]), present)
     for layer in tower["layers"][depth:]:
@@ -139,7 +155,7 @@ def evaluate(params: Params, source: Pool, cfg: VisionConfig) -> dict[str, float
         attended.append(np.take_along_axis(objects, top, axis=1).ravel())
     return {
         "patch_accuracy": float(np.concatenate(right).mean()),
-        "presence_auc": _auc(np.concatenate(scores), np.concatenate(truth)),
+        "presence_auc": auc(np.concatenate(scores), np.concatenate(truth)),
         "attended": float(np.concatenate(attended).mean()),
     }
 
@@ -158,7 +174,7 @@ def _probe(
     return category, _head(heads["presence"], x[:, 0]), saliency
 
 
-def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
+def auc(scores: np.ndarray, truth: np.ndarray) -> float:
     """Return the area under the ROC curve by ranks."""
     ranks = np.empty(scores.size)
     ranks[np.argsort(scores, kind="stable")] = np.arange(1, scores.size + 1)

@@ -1,9 +1,14 @@
 """Parity of the dual encoder with transformers' torch CLIPModel on the same safetensors."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 
+import llava_jax
+from experiments import scenes
+from experiments.training import captions
 from llava_jax import checkpoint, clip_config, clip_text, testing, vision
 from llava_jax.checkpoint import huggingface, rules
 
@@ -116,3 +121,15 @@ def test_the_miniature_loads_in_transformers(tmp_path):
         got = clip_text.embed_text(loaded, ids, cfg=cfg)
         want = reference.get_text_features(torch.tensor(ids)).pooler_output
     np.testing.assert_allclose(got, want, atol=TOLERANCE)
+
+
+def test_pocket_texts_equal_transformers():
+    """The shipped text tower, unchanged, on every category's name."""
+    folder = pathlib.Path(llava_jax.__file__).parent / "pocket" / "clip"
+    cfg = checkpoint.read_clip_config(folder)
+    params = checkpoint.load_clip(folder, np.float32)
+    ids = captions.token_ids([captions.photo_of(name) for name in scenes.NAMES], 8)
+    got = clip_text.embed_text(params, ids, cfg=cfg)
+    with torch.no_grad():
+        want = load_torch(folder).get_text_features(torch.tensor(ids)).pooler_output
+    np.testing.assert_allclose(got, want.numpy(), atol=TOLERANCE * 5)  # values up to about 10

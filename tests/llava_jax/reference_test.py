@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import calibration
 import llava_jax
-from experiments import pope
+from experiments import pope, scenes
 from experiments.harness import batching
+from experiments.harness.benchmark import Dataset, Example
+from experiments.training import asking
 from llava_jax import checkpoint, config, engine, images, prompts, testing
 
 torch = pytest.importorskip("torch")
@@ -123,40 +126,53 @@ def test_every_spelling_of_transformers_loads(tmp_path):
         assert keys == set(checkpoint.huggingface.flatten(want))
 
 
+def ask_miniatures(count):
+    """Return questions of five benchmarks about the first scenes of the test world."""
+    world, examples = scenes.world("test"), []
+    for index in range(count):
+        for name in ("pope", "scienceqa", "mme", "mmbench", "seed"):
+            for row in scenes.MINIATURES[name].questions(world, index):
+                choices = tuple((letter,) for letter in scenes.LETTERS[: len(row.options)])
+                text = asking.user_text(row)
+                key = f"{name}/{row.key}"
+                examples.append(Example(key, str(index), text, choices or pope.CHOICES, 0, name))
+
+    def picture(image):
+        return Image.fromarray(scenes.scene(world, int(image)).image)
+
+    return Dataset(tuple(examples), picture, lambda image: image, "scenes")
+
+
 def test_pocket_gives_transformers_answers():
-    """The shipped files, unchanged, on 100 questions of the test world."""
+    """The shipped files, unchanged, on 200 questions of the test world."""
     cfg = checkpoint.read_config(POCKET)
     params = checkpoint.load(POCKET, cfg, np.float32)
     tokenizer = prompts.Tokenizer.from_folder(POCKET)
     reference = load_torch(POCKET)
     run = engine.Engine(params, cfg)
-    dataset = pope.load("scenes").first_images(12)
-    groups = batching.group_by_image(dataset.examples)
+    dataset = ask_miniatures(7)
     prompt = tokenizer.first(prompts.vicuna_v1("")[0])
+    image = [cfg.image_token_id] * cfg.vision.num_tokens
     checked = 0
-    for group in groups:
+    for group in batching.group_by_image(dataset.examples):
         batch = batching.collate(
             (group,), dataset, tokenizer, image_size=cfg.vision.image_size, preprocessing="pad"
         )
         features = run.encode(batch.pixels, ("features",)).require("features")
         prefix = run.prefill(np.asarray(prompt), features, np.arange(576)[None])
-        logits = run.answer(prefix, batch.suffix_ids, batch.lengths)
-        suffixes = [
-            tokenizer.rest(prompts.vicuna_v1(question[0].user_text)[1])
-            for question in group.questions
-        ]
-        image = [cfg.image_token_id] * cfg.vision.num_tokens
-        width = max(map(len, suffixes))
-        ids = [[*prompt, *image, *s, *[0] * (width - len(s))] for s in suffixes]
+        logits = np.asarray(run.answer(prefix, batch.suffix_ids, batch.lengths))[0]
         pixels = torch.tensor(batch.pixels.transpose(0, 3, 1, 2))
+        count, width = len(group.questions), batch.suffix_ids.shape[-1]
+        ids = np.hstack([np.tile([*prompt, *image], (count, 1)), batch.suffix_ids[0, :count]])
         with torch.no_grad():
             out = reference(
-                input_ids=torch.tensor(ids), pixel_values=pixels.repeat(len(ids), 1, 1, 1)
-            )
-        for q, suffix in enumerate(suffixes):
-            want = out.logits[q, len(prompt) + len(image) + len(suffix) - 1].numpy()
-            got = np.asarray(logits[0, q])
-            assert got.argmax() == want.argmax()
-            np.testing.assert_allclose(got, want, atol=LOGITS * 5)
+                input_ids=torch.tensor(ids), pixel_values=pixels.expand(count, -1, -1, -1)
+            ).logits[:, -width:]
+        for q, question in enumerate(group.questions):
+            id_sets = tuple(map(tokenizer.answer_ids, question[0].choices))
+            want = out[q, batch.lengths[0, q] - 1].numpy()
+            masses = [calibration.answer_log_masses(x, id_sets)[0] for x in (logits[q], want)]
+            np.testing.assert_allclose(*masses, atol=1e-4, rtol=0)
+            assert logits[q].argmax() == want.argmax()
             checked += 1
-    assert checked >= 100
+    assert checked >= 200

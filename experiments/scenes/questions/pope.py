@@ -13,17 +13,13 @@ import functools
 import numpy as np
 
 from experiments.scenes.categories import CATEGORIES, NAMES
+from experiments.scenes.facts import Fact
+from experiments.scenes.questions.base import Question, yes_no
 from experiments.scenes.worlds import FEWEST_PRESENT, World, draft, layout, world
 
 SPLITS = ("random", "popular", "adversarial")
 COUNTED = 2000  # scenes of the train world behind frequencies and company
 ASKED = FEWEST_PRESENT  # questions per answer, split and picture
-
-
-def question(category: str) -> str:
-    """Phrase POPE's question."""
-    article = "an" if category[0] in "aeiou" else "a"
-    return f"Is there {article} {category} in the image?"
 
 
 @functools.cache
@@ -58,7 +54,7 @@ def negatives(place: World, index: int, split: str, rng: np.random.Generator) ->
     raise ValueError(f"no split {split!r}; the splits are {', '.join(SPLITS)}")
 
 
-def pope_questions(place: World, index: int) -> list[tuple[str, str, str, str]]:
+def questions(place: World, index: int) -> list[Question]:
     """Ask POPE's eighteen questions about a scene, without rendering it.
 
     Args:
@@ -66,7 +62,7 @@ def pope_questions(place: World, index: int) -> list[tuple[str, str, str, str]]:
         index: the scene's index in it.
 
     Returns:
-        (split, text, "yes" or "no", category) in the order of SPLITS, six each.
+        The questions in the order of SPLITS, six each, numbered as in POPE's files.
     """
     rng = np.random.default_rng([place.seed, index, 2])
     present = layout(place, index).present
@@ -74,6 +70,8 @@ def pope_questions(place: World, index: int) -> list[tuple[str, str, str, str]]:
     rows = []
     for split in SPLITS:
         for yes, no in zip(positives, negatives(place, index, split, rng), strict=True):
-            rows.append((split, question(NAMES[yes]), "yes", NAMES[yes]))
-            rows.append((split, question(NAMES[no]), "no", NAMES[no]))
+            fact = Fact("object", NAMES[yes], NAMES[yes], (NAMES[no],))
+            for answer in (NAMES[yes], NAMES[no]):
+                key = f"{split}/{2 * ASKED * index + len(rows) % (2 * ASKED) + 1}"
+                rows.append(yes_no(key, split, fact, answer))
     return rows
