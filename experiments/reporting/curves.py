@@ -153,15 +153,15 @@ def _refuse_another_run(
 
 def _sums(folders: Sequence[pathlib.Path]) -> jax.Array:
     """Return the picture sums of settings that answer the same questions: float[S, G, F]."""
-    first = records.read_records(folders[0])
-    splits = sorted({row.split for row in first.values()})
-    for folder in folders[1:]:
-        if different := first.keys() ^ records.read_records(folder).keys():
+    splits = sorted({row.split for row in records.read_records(folders[0]).values()})
+    found = [predictions.load(folder, splits) for folder in folders]
+    for folder, rows in zip(folders[1:], found[1:], strict=True):
+        if different := set(found[0].key) ^ set(rows.key):
             raise InputError(
                 f"{folder} and {folders[0]} answer different questions, {len(different)} of them "
                 f"are in one only, such as {min(different)}; paired differences need the same"
             )
-    return jnp.stack([picture_sums(predictions.load(folder, splits)) for folder in folders])
+    return jnp.stack([picture_sums(rows) for rows in found])
 
 
 def picture_sums(rows: predictions.Predictions) -> jax.Array:

@@ -18,6 +18,7 @@ class Predictions:
     """A setting's evidence as arrays, rows sorted by key.
 
     Attributes:
+        key: E of them.
         log_masses: float32[E, C], −inf where a question has fewer choices.
         valid: bool[E, C].
         label: int32[E].
@@ -26,6 +27,7 @@ class Predictions:
         split: int32[E], index into the names given.
     """
 
+    key: tuple[str, ...]
     log_masses: np.ndarray
     valid: np.ndarray
     label: np.ndarray
@@ -56,6 +58,7 @@ def load(folder: pathlib.Path, splits: Sequence[str]) -> Predictions:
         masses[: len(row.log_masses)] = row.log_masses
     images = {image: index for index, image in enumerate(sorted({row.image for row in rows}))}
     return Predictions(
+        key=tuple(row.key for row in rows),
         log_masses=log_masses,
         valid=np.isfinite(log_masses),
         label=np.array([row.label for row in rows], np.int32),
