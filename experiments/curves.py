@@ -113,7 +113,7 @@ def _alphas(found: curves.Curves) -> Iterator[str]:
         ends = f"{ece[highest]:.3f} (alpha={high:g}) → {ece[lowest]:.3f} (alpha={low:g})"
         change = found.difference("ece", lowest, highest)
         verdict = "it falls" if change.high < 0 else "it rises" if change.low > 0 else "undecided"
-        name = found.points[lowest].pruner
+        name = " ".join(w for w in found.points[lowest].method.split() if "alpha=" not in w)
         yield f"  K={budget}, {name}: {ends}, {_plain(change)}, {verdict}"
 
 

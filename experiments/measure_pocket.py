@@ -1,7 +1,7 @@
 r"""Measure the embedded model on scenes it has never seen.
 
     python -m experiments.measure_pocket
-    python -m experiments.measure_pocket --model=runs/pocket/exported --worlds=validation
+    python -m experiments.measure_pocket --model=runs/pocket/exported --worlds=validation,test
 
 Prints accuracy per benchmark, calibration on POPE with ECE's own noise floor, and what the
 towers see, in the tables of the model card. Exit codes: 0 done, 1 usage, 2 model refused.
@@ -19,7 +19,7 @@ from experiments.harness import errors
 from experiments.training import card, examination
 
 flags.DEFINE_string("model", None, "folder of the model; the embedded one if not given")
-flags.DEFINE_multi_enum("worlds", ["test"], list(examination.UNSEEN), "worlds to ask about")
+flags.DEFINE_list("worlds", ["test"], f"worlds to ask about: {', '.join(examination.UNSEEN)}")
 flags.DEFINE_integer("scenes", examination.COUNT, "per world", lower_bound=1)
 flags.DEFINE_string("out", "runs/measure_pocket", "folder for pictures and hidden states")
 
@@ -30,13 +30,13 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     folder = pathlib.Path(values.model or pathlib.Path(llava_jax.__file__).parent / "pocket")
     work = pathlib.Path(values.out)
+    if unknown := [world for world in values.worlds if world not in examination.UNSEEN]:
+        raise errors.UsageError(f"--worlds={unknown[0]}: known are {', '.join(examination.UNSEEN)}")
     try:
-        measured = {
-            world: examination.examine(folder, world, values.scenes, work)
-            for world in values.worlds
-        }
+        model = examination.load(folder)
     except ValueError as error:
         raise errors.InputError(f"--model={folder}: {error}") from None
+    measured = {w: examination.examine(model, w, values.scenes, work) for w in values.worlds}
     print(card.tables(measured))
 
 

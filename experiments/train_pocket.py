@@ -2,7 +2,8 @@ r"""Train the embedded miniature model.
 
     python -m experiments.train_pocket --out=runs/pocket --seed=0 --export=llava_jax/pocket
 
-The same command resumes. Exit codes: 0 complete, 1 usage, 130 interrupted, resumable.
+The same command resumes. Exit codes: 0 complete, 1 usage, 2 refused or diverged, 75 disk full,
+130 Ctrl-C.
 With glibc, MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 in the environment spares
 the kernel from clearing the same buffers at every step, about a third of the time on CPU.
 """
@@ -15,11 +16,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments.harness import errors
 from experiments.training import caption_stage, card, examination, export, recipe
-from experiments.training.loop import Journal
+from experiments.training.loop import DivergedError, Journal
 
 flags.DEFINE_string("out", None, "folder for pictures, checkpoints and log.jsonl")
 flags.DEFINE_string("export", None, "folder that receives the finished model")
@@ -32,7 +33,7 @@ _STEPS = {
     "whole_steps": (450, "of the tower on whole pictures"),
     "caption_steps": (300, "of the text tower"),
     "alignment_steps": (300, "of the projector alone"),
-    "subset_steps": (900, "of the decoder on some of the visual tokens"),
+    "subset_steps": (1200, "of the decoder on some of the visual tokens"),
     "all_steps": (300, "of the decoder on all of them"),
 }
 for _name, (_default, _meaning) in _STEPS.items():
@@ -42,7 +43,7 @@ flags.mark_flag_as_required("out")
 
 def _train(plan: recipe.Plan, target: str | None) -> None:
     """Run the stages, export what comes out and measure what was exported."""
-    plan.out.mkdir(parents=True, exist_ok=True)
+    plan.keep()
     journal = Journal(plan.out / "log.jsonl", functools.partial(print, flush=True))
     tower = recipe.train_tower(plan, journal)
     dual = recipe.train_captions(plan, tower, journal)
@@ -51,8 +52,9 @@ def _train(plan: recipe.Plan, target: str | None) -> None:
         return
     folder = pathlib.Path(target)
     export.write(folder, params, recipe.CFG, dual, caption_stage.config())
+    model = examination.load(folder)
     measured = {
-        world: examination.examine(folder, world, examination.COUNT, plan.out)
+        world: examination.examine(model, world, examination.COUNT, plan.out)
         for world in examination.UNSEEN
     }
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -66,9 +68,13 @@ def main(argv: Sequence[str]) -> None:
     errors.refuse_arguments(argv)
     names = ("seed", "pictures", *_STEPS)
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-    _train(recipe.Plan(pathlib.Path(flags.FLAGS.out), **values), flags.FLAGS.export)
+    try:
+        _train(recipe.Plan(pathlib.Path(flags.FLAGS.out), **values), flags.FLAGS.export)
+    except (recipe.OtherPlanError, DivergedError) as error:
+        raise errors.InputError(str(error)) from None
 
 
 if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it closes
     resume = "the same command resumes"
     app.run(lambda argv: errors.exit_code(lambda: main(argv), resume=resume))

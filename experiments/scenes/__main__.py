@@ -8,12 +8,14 @@ Pictures of the validation world: the test world is for testing.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
 from PIL import Image
 
 from experiments import scenes
+from experiments.harness import errors
 
 flags.DEFINE_string("out", None, "picture file to write", required=True)
 flags.DEFINE_integer("first", 0, "index of the first scene", lower_bound=0)
@@ -32,10 +34,9 @@ def sheet(first: int, rows: int, columns: int) -> np.ndarray:
     return np.vstack(lines)[:-_GAP, :-_GAP]
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Read the flags and write the picture."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    errors.refuse_arguments(argv)
     out = pathlib.Path(flags.FLAGS.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     values = flags.FLAGS
@@ -43,4 +44,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(lambda argv: errors.exit_code(lambda: main(argv)))

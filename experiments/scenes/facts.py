@@ -115,7 +115,7 @@ def _about_one(name: str, spot: Placement) -> Iterator[Fact]:
 
 
 def pick(found: Sequence[Fact], aspect: str, rng: np.random.Generator) -> Fact | None:
-    """Draw a fact of an aspect, the answer first so that no answer is the usual one.
+    """Draw a fact of an aspect, the answer first: each that the scene offers is as likely.
 
     Returns:
         The fact, None if the scene has none.

@@ -84,9 +84,15 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def embed_images(params: Params, hidden: jax.Array, *, cfg: ClipConfig) -> jax.Array:
-    """Embed pictures by CLS after the last block; unit length, float[G, P]."""
-    x = hidden.astype(jnp.float32)
-    for layer in params["vision"]["layers"]:
+    """Embed pictures by CLS after the last block; unit length, float[G, P].
+
+    Args:
+        params: a dual encoder, whole or the part of it that learns.
+        hidden: float[G, 1 + N, Dv], layer −2.
+        cfg: shapes.
+    """
+    x, left = hidden.astype(jnp.float32), cfg.vision.num_layers - cfg.vision.feature_depth
+    for layer in params["vision"]["layers"][-left:]:
         x = vision.block(layer, x, cfg=cfg.vision)
     return _unit(clip_text.embed_visual(params, x[:, 0], cfg=cfg))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments import scenes
+from experiments.training.asking import Mix
 from experiments.training.measuring import Measured
-from experiments.training.recipe import CAPTIONS, Plan
+from experiments.training.recipe import CAPTIONS, SUBSETS, Plan
 
 _CARD = """\
 ---
@@ -38,22 +39,25 @@ test worlds.
 | whole | {plan.whole_steps} | the same on whole pictures |
 | captions | {plan.caption_steps} | a text tower finds the picture of a caption among {captions} |
 | alignment | {plan.alignment_steps} | projected patches classify to the words' embeddings |
-| subsets | {plan.subset_steps} | questions about 128 or 256 of the 576 tokens |
+| subsets | {plan.subset_steps} | questions about {subsets} of the 576 tokens |
 | all | {plan.all_steps} | the same about all 576 tokens |
 
-Per picture and step the decoder is asked 6 questions about existence, 2 about qualities, 2 for
-one word and 4 with 2–5 options. Captions train the vision tower's last block and norm too,
-which LLaVA does not read; the rest of it is at rest after its own stages. Muon on the
-matrices, Adam on the rest. Attention grounding and pointing, early answers and alignment are
-aids of the training; none of them is part of the checkpoint. The weights are those of the
-last step. Recipe and difficulty of the world were settled on the validation world, by
-accuracy and likelihood at full tokens; how a pruner fares played no part in any choice.
+Per picture and step the decoder is asked {mix.existence} questions about existence,
+{mix.yes_no} about qualities, {mix.one_word} for one word and {mix.lettered} with up to 5
+options. Captions train the vision tower's last block and norm too, which LLaVA does not read;
+the rest of it is at rest after its own stages. Muon on the matrices, Adam on the rest.
+Attention grounding and pointing, early answers and alignment are aids of the training; none
+of them is part of the checkpoint. The weights are those of the last step. Recipe and
+difficulty of the world were settled on the validation world, by accuracy and likelihood at
+full tokens; how a pruner fares played no part in any choice.
 
 ## Measured
 
-These files in float32, all 576 tokens, {count} scenes per world that no choice depended on. The
-test world was looked at once, after training. `python -m experiments.measure_pocket` prints
-these tables.
+These weights computed in float32 (hidden states between tower and decoder in half precision), all
+576 tokens, {count} scenes per world that no choice depended on. The test world was measured after
+training only; nothing was chosen by it. `python -m experiments.measure_pocket` prints these
+tables. "Blind" is the accuracy of answering, without looking, what is most often right for the
+same words in the train world.
 
 {tables}
 
@@ -61,12 +65,15 @@ these tables.
 
 It answers the questions above about its own world in LLaVA's two prompts, and nothing else:
 no other wording, no photographs. {untaught} proves the plumbing only: the model was never
-taught to read. Its calibration is as training left it. One training run, one seed.
+taught to read. Its calibration is as training left it. One training run, one seed. Texts in
+`clip/` point towards the patches they name where the last table says so (AUC above one half);
+in OpenAI's CLIP they point away (Li et al. 2023, "CLIP Surgery"), which CDPruner's minus sign
+presumes.
 
 ## Train it again
 
-    python -m experiments.train_pocket --out=runs/pocket --seed={plan.seed} \\
-      --export=llava_jax/pocket
+    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 python -m experiments.train_pocket \\
+      --out=runs/pocket --seed={plan.seed} --export=llava_jax/pocket
 
 About {minutes} minutes on two CPU cores, the same flags on a GPU. Repeating it gives the same
 scenes, questions and batches; weights agree to rounding on the same machine only.
@@ -80,6 +87,7 @@ _HEADINGS = {
     "yes_share": "yes",
     "answer_mass": "answer mass",
     "accuracy": "all",
+    "accuracy+": "both of a pair",
 }
 _TOWER = {
     "attended": "object patches among the 64 that CLS looks at most in layer −2",
@@ -154,6 +162,8 @@ def card(
     return _CARD.format(
         plan=plan,
         captions=CAPTIONS,
+        subsets=" or ".join(map(str, SUBSETS)),
+        mix=Mix(),
         count=count,
         minutes=round(minutes),
         parameters=parameters / 1e6,

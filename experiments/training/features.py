@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import scenes
 from experiments.training.pictures import Pool
 from llava_jax import images, model
 from llava_jax.config import LlavaConfig
@@ -22,7 +23,7 @@ def hidden_states(
 ) -> np.ndarray:
     """Return layer −2 of a pool, CLS first: float16[E, 1+N, Dv], mapped if computed before."""
     seen = f"{source.world.name}-{source.start}-{len(source)}"
-    file = folder / f"{seen}-{_digest(params['vision']):08x}.npy"
+    file = folder / f"{scenes.VERSION}-{seen}-{_digest(params['vision']):08x}.npy"
     if not file.exists():
         encode = jax.jit(functools.partial(model.encode, cfg=cfg, outputs=("hidden",)))
         shape = (len(source), 1 + cfg.vision.num_tokens, cfg.vision.width)

@@ -60,13 +60,16 @@ class Journal:
     Attributes:
         path: the file; its folder exists.
         show: is handed every line, to let somebody watch.
+        begun: when this process began, by the monotonic clock.
     """
 
     path: pathlib.Path
     show: Callable[[str], None]
+    begun: float = dataclasses.field(default_factory=time.monotonic)
 
     def write(self, **fields: Any) -> None:
         """Append a line and show it."""
+        fields["seconds"] = time.monotonic() - self.begun
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in fields.items()}
         line = json.dumps(rounded)
         with self.path.open("a", encoding="utf-8") as file:
@@ -74,15 +77,13 @@ class Journal:
         self.show(line)
 
     def minutes(self) -> float:
-        """Add up how long the steps on record took."""
-        seconds, before = 0.0, {}
+        """Add up how long the processes on record worked, up to their last lines."""
+        total = before = 0.0
         for line in map(json.loads, self.path.read_text(encoding="utf-8").splitlines()):
-            if "steps_per_second" in line:
-                steps = line["step"] - before.get(line["stage"], 0)
-                seconds += steps / line["steps_per_second"]
-            if "stage" in line:
-                before[line["stage"]] = line["step"]
-        return seconds / 60
+            seconds = line["seconds"]  # starts anew with every process
+            total += seconds - before if seconds >= before else seconds
+            before = seconds
+        return total / 60
 
 
 def train_step(stage: Stage) -> Callable[..., tuple[Params, Any, jax.Array, jax.Array]]:

@@ -5,6 +5,7 @@ Axis letters: E questions, C choices, B draws.
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ from llava_jax.config import LlavaConfig
 Measured = dict[str, float]
 
 _DRAWS = 1000  # behind ECE's noise floor
+_COUNTED = 2000  # train scenes behind the usual answers
 _LOOKED = 64  # visual tokens that CLS looks at most
 _SPELLINGS = {"yes": ("Yes", "yes"), "no": ("No", "no")}
 
@@ -117,8 +119,7 @@ def noise_floor(confidence: np.ndarray, group: np.ndarray) -> float:
 def mme(answers: Answers) -> Measured:
     """Measure accuracy per category, and the share of pairs with both answers right."""
     pairs = right(answers).reshape(-1, 2)
-    found = {"accuracy": float(pairs.mean()), "accuracy+": float(pairs.all(1).mean())}
-    return found | _accuracy_by_part(answers)
+    return choices("mme", answers) | {"accuracy+": float(pairs.all(1).mean())}
 
 
 def mmbench(answers: Answers) -> Measured:
@@ -127,27 +128,60 @@ def mmbench(answers: Answers) -> Measured:
     keys = np.array([int(question.key) for question in answers.questions])
     base = keys % scenes.CIRCULAR
     whole = [correct[base == number].all() for number in np.unique(base)]
-    return {
-        "accuracy": float(correct[keys == base].mean()),
-        "circular": float(np.mean(whole)),
-        **_accuracy_by_part(answers),
-    }
+    return {"circular": float(np.mean(whole)), **choices("mmbench", _pick(answers, keys == base))}
 
 
-def choices(answers: Answers) -> Measured:
-    """Measure accuracy, over all and by part, and what guessing gives."""
-    chance = [1 / len(q.options) for q in answers.questions if q.options]
-    found = {"accuracy": float(right(answers).mean()), "chance": float(np.mean(chance or [0.0]))}
+def choices(benchmark: str, answers: Answers) -> Measured:
+    """Measure accuracy, over all and by part, and what is right without looking."""
+    found = {"accuracy": float(right(answers).mean()), "blind": blind(benchmark, answers)}
     return found | _accuracy_by_part(answers)
+
+
+def blind(benchmark: str, answers: Answers) -> float:
+    """Return the accuracy of the answer most often right for the same words in the train world.
+
+    Options are told apart by their text; what was never right counts as never.
+    """
+    usual = _usual_answers(benchmark)
+    hits = []
+    for question in answers.questions:
+        options = question.options or tuple(usual[question.text]) or ("",)
+        guess = max(options, key=lambda option, text=question.text: usual[text][option])
+        hits.append(guess == _in_words(question))
+    return float(np.mean(hits))
+
+
+@functools.cache
+def _usual_answers(benchmark: str) -> dict[str, collections.Counter[str]]:
+    """Count, per question's words, the right answers in the train world."""
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    train, ask = scenes.world("train"), scenes.MINIATURES[benchmark].questions
+    for index in range(_COUNTED):
+        for question in ask(train, index):
+            counts[question.text][_in_words(question)] += 1
+    return counts
+
+
+def _in_words(question: scenes.Question) -> str:
+    """Return the right answer, of a lettered question the option's text."""
+    if not question.options:
+        return question.answer
+    return question.options[scenes.LETTERS.index(question.answer)]
+
+
+def _pick(answers: Answers, picked: np.ndarray) -> Answers:
+    """Return some of the answers, bool[E]."""
+    questions = tuple(q for q, kept in zip(answers.questions, picked, strict=True) if kept)
+    return Answers(questions, answers.scene[picked], answers.log_probs[picked])
 
 
 MEASURES: dict[str, Callable[[Answers], Measured]] = {
     "pope": pope,
-    "scienceqa": choices,
+    "scienceqa": functools.partial(choices, "scienceqa"),
     "mme": mme,
     "mmbench": mmbench,
-    "seed": choices,
-    "gqa": choices,
+    "seed": functools.partial(choices, "seed"),
+    "gqa": functools.partial(choices, "gqa"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
 
 import jax.numpy as jnp
@@ -24,7 +25,11 @@ from llava_jax import config
 CFG = config.pocket()
 HELD_OUT = 128  # validation scenes behind every measurement during training
 CAPTIONS = 48  # pictures and captions told apart in a step
-_SUBSETS = (128, 256)  # visual tokens shown in the stage before all are
+SUBSETS = (128, 256)  # visual tokens shown in the stage before all are
+
+
+class OtherPlanError(ValueError):
+    """A folder in which another training was begun."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,22 @@ class Plan:
     alignment_steps: int
     subset_steps: int
     all_steps: int
+
+    def keep(self) -> None:
+        """Write the plan into its folder, or see that it is the one that was begun there.
+
+        Raises:
+            OtherPlanError: it is not; names every difference.
+        """
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k != "out"}
+        mine, file = fields | {"scenes": scenes.VERSION}, self.out / "plan.json"
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+        begun = json.loads(file.read_text(encoding="utf-8"))
+        if names := [name for name in mine if begun.get(name) != mine[name]]:
+            told = ", ".join(f"{name} {begun.get(name)} there, {mine[name]} here" for name in names)
+            raise OtherPlanError(f"{self.out} holds another training: {told}; take another --out")
 
     @property
     def pools(self) -> pathlib.Path:
@@ -176,7 +197,7 @@ def _question_stages(plan: Plan, seen: Seen, held_out: Seen) -> list[Stage]:
             name="subsets",
             steps=plan.subset_steps,
             loss=answers(Weights(grounding=0.5, pointing=0.3, early=1.0, alignment=0.3)),
-            batch=functools.partial(batch, 102, 8, _SUBSETS, everything),
+            batch=functools.partial(batch, 102, 8, SUBSETS, everything),
             evaluate=evaluate,
             optimiser=optimiser(0.012, 2e-3, plan.subset_steps),
             evaluate_every=200,

@@ -33,7 +33,7 @@ from experiments.training import (
     vision_stage,
 )
 from experiments.training.optimiser import optimiser
-from llava_jax import config, images, layers, parameters, prompts, testing
+from llava_jax import config, images, layers, model, parameters, prompts, testing
 from llava_jax.checkpoint import huggingface
 from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
 
@@ -89,10 +89,10 @@ def test_text_survives_the_tokenizer(pieces, text):
     assert pieces.decode(pieces.encode(text).ids) == text
 
 
-def test_pool_is_rendered_once(source, tmp_path):
+def test_pool_is_rendered_once(source, tmp_path, monkeypatch):
     again = pictures.pool(source.world, 0, 2, tmp_path)
     np.testing.assert_array_equal(again.images, source.images[:2])
-    (tmp_path / f"{scenes.VERSION}-train-0-2" / "categories.npy").touch()
+    monkeypatch.setattr(scenes, "scene", None)  # not called again
     assert len(pictures.pool(source.world, 0, 2, tmp_path)) == 2
 
 
@@ -172,22 +172,14 @@ def _batch(rng):
     labels[:, :4], labels[:, 4:8] = 3, 9
     seen = rng.normal(size=(2, 24, 16)).astype(np.float32)
     seen += np.where(labels < 0, 0, labels)[..., None]
-    facts = [
-        scenes.Fact("object", scenes.NAMES[i], scenes.NAMES[i], ("crown", "flag")) for i in (3, 9)
+    there = [scenes.Fact("object", scenes.NAMES[i], scenes.NAMES[i], ("crown",)) for i in (3, 9)]
+    questions = [
+        base.yes_no("", "", fact, answer) for fact in there for answer in (fact.answer, "crown")
     ]
-    short = [
-        base.yes_no("", "", fact, answer) for fact in facts for answer in (fact.answer, "flag")
-    ]
-    long = [base.lettered("", "", fact, 3, rng) for fact in facts]
-    blocks = ((short, asking.SHORT), (long, asking.LONG))
+    questions += [base.lettered("", "", fact, 2, rng) for fact in there]
     tokens, colours = np.tile(np.arange(24), (2, 1)), np.where(labels < 0, -1, 2)
-    return asking.Batch(
-        seen,
-        tokens,
-        labels,
-        colours,
-        tuple(asking.block([rows] * 2, [(3, 9)] * 2, size) for rows, size in blocks),
-    )
+    asked = asking.block([questions] * 2, [(3, 9)] * 2, asking.LONG)
+    return asking.Batch(seen, tokens, labels, colours, (asked,))
 
 
 def _steps(loss, params, batch, count):
@@ -269,9 +261,10 @@ def test_exported_model_loads(tmp_path, random_params, dual):
     assert stored.encode(text).ids == captions.tokenizer().encode(text).ids
 
 
-def test_examination_and_card(tmp_path, random_params, dual):
+def test_examination_and_card(tmp_path, random_params, dual, monkeypatch):
+    monkeypatch.setattr(measuring, "_COUNTED", 20)
     export.write(tmp_path, random_params, TINY, dual[1], dual[0])
-    found = examination.examine(tmp_path, "validation", 2, tmp_path)
+    found = examination.examine(examination.load(tmp_path), "validation", 2, tmp_path)
     assert found["pope"]["ece_floor"] > 0
     assert 0 < found["pope"]["answer_mass"] < 1
     assert set(found) == {*measuring.MEASURES, "tower"}
@@ -280,6 +273,25 @@ def test_examination_and_card(tmp_path, random_params, dual):
     assert f"| test | {found['pope']['random']:.3f} |" in text
     assert "textvqa proves the plumbing only" in text
     assert "About 61 minutes" in text
+    assert "about 128 or 256 of the 576 tokens" in text
+    (tmp_path / "tokenizer.json").write_text(captions.tokenizer().to_str(pretty=True))
+    with pytest.raises(ValueError, match=r"tokenizer.json is not the tokenizer of experiments"):
+        examination.load(tmp_path)
+
+
+def test_another_plan_is_refused(tmp_path):
+    plan = recipe.Plan(tmp_path / "new", 0, 10, 1, 2, 3, 4, 5, 6)
+    plan.keep()
+    plan.keep()
+    other = dataclasses.replace(plan, seed=1, all_steps=9)
+    with pytest.raises(recipe.OtherPlanError, match="seed 0 there, 1 here, all_steps 6 there, 9 "):
+        other.keep()
+
+
+def test_minutes_are_added_over_processes(tmp_path):
+    lines = [{"seconds": 30}, {"seconds": 90}, {"seconds": 12}, {"seconds": 60}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert loop.Journal(tmp_path / "log.jsonl", print).minutes() == 2.5
 
 
 def test_schedule_of_a_short_run_is_finite():
@@ -295,14 +307,16 @@ def test_shipped_tokenizers_are_the_built_ones(pieces):
         assert shipped.to_str() == built.to_str()
 
 
-def test_shipped_model_answers(tmp_path):
+def test_shipped_model_answers(tmp_path, monkeypatch):
     cfg = huggingface.read_config(SHIPPED)
     assert cfg == config.pocket()
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*")) < 12e6
     params = huggingface.load(SHIPPED, cfg, np.float32)
     unseen = pictures.pool(scenes.world("validation"), 5000, 16, tmp_path)
     seen = features.hidden_states(params, unseen, cfg, tmp_path)
+    monkeypatch.setattr(model, "encode", None)  # not called again
     np.testing.assert_array_equal(seen, features.hidden_states(params, unseen, cfg, tmp_path))
+    monkeypatch.undo()
     found = answering.answer(params, seen[:, 1:], unseen.world, range(5000, 5016), cfg)
     pope = measuring.pope(found["pope"])
     # 0.9 on many scenes; 96 questions a split scatter by 0.03

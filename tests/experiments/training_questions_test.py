@@ -1,3 +1,6 @@
+import re
+
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,6 +25,14 @@ CAR = scenes.Fact("color", "car", "red", ("blue", "green"))
 @pytest.fixture(scope="module")
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _few_scenes_behind_the_usual_answers(monkeypatch):
+    monkeypatch.setattr(measuring, "_COUNTED", 60)
+    measuring._usual_answers.cache_clear()
+    yield
+    measuring._usual_answers.cache_clear()
 
 
 def _marked(question):
@@ -166,13 +177,14 @@ def test_right_answers_are_counted(rng):
 
 
 def test_circular_questions_need_every_rotation():
-    question = scenes.Question("7", "x", "", "Which?", ("a", "b"), "A")
     rows = scenes.MINIATURES["mmbench"].questions(scenes.world("train"), 0)
     letters = [row.answer for row in rows]
     assert measuring.mmbench(_answers(rows, favour=letters))["circular"] == 1
     always_the_same = measuring.mmbench(_answers(rows, favour=["A"] * len(rows)))
     assert always_the_same["circular"] == 0
-    assert question.answer == "A"
+    # one base question: its first row alone counts for accuracy
+    assert always_the_same["accuracy"] == float(rows[0].answer == "A")
+    assert always_the_same[rows[0].part] == always_the_same["accuracy"]
 
 
 def test_pairs_need_both_answers():
@@ -180,6 +192,18 @@ def test_pairs_need_both_answers():
     found = measuring.mme(_answers(rows, favour=["Yes"] * len(rows)))
     assert found["accuracy"] == 0.5
     assert found["accuracy+"] == 0
+
+
+def test_blind_answers_are_the_usual_ones(monkeypatch):
+    told = [("What?", "red"), ("What?", "red"), ("What?", "blue")]
+    asked = [scenes.Question("", "", "", text, (), answer) for text, answer in told]
+    mini = scenes.Miniature(lambda world, index: asked[index : index + 1], trained=True)
+    monkeypatch.setitem(scenes.MINIATURES, "gqa", mini)
+    monkeypatch.setattr(measuring, "_COUNTED", 3)
+    found = _answers([*asked, scenes.Question("", "", "", "New?", (), "red")], favour=["red"] * 4)
+    assert measuring.blind("gqa", found) == 0.5  # the two red ones
+    options = scenes.Question("", "", "", "What?", ("green", "blue"), "B")
+    assert measuring.blind("gqa", _answers([options], favour=["A"])) == 1
 
 
 def test_noise_floor_of_ece():
@@ -198,6 +222,10 @@ def test_captions_say_what_is_there():
         text = captions.caption(world, index, rng)
         named = {word.strip(",?") for word in text.split()} & set(scenes.NAMES)
         assert 1 <= len(named) <= 4
+        coloured = re.findall(rf"({'|'.join(scenes.COLOURS)}) ([a-z]+)", text)
+        facts = scenes.facts(world, index)
+        known = {(f.answer, f.subject) for f in facts if f.aspect == "color"}
+        assert set(coloured) <= known
         assert {scenes.NAMES.index(name) for name in named} <= set(plan.present)
 
 
@@ -222,7 +250,9 @@ def test_dual_encoder_splits_and_joins():
     params = testing.random_params(cfg)
     resting, learning = caption_stage.split(params, cfg)
     again = caption_stage.join(resting, learning)
-    assert again.keys() == params.keys()
-    assert again["vision"].keys() == params["vision"].keys()
-    assert len(again["vision"]["layers"]) == cfg.vision.num_layers
+    chex.assert_trees_all_equal(again, params)
     assert len(resting["layers"]) == cfg.vision.feature_depth
+    hidden = np.random.default_rng(0).normal(size=(2, 5, cfg.vision.width)).astype(np.float32)
+    whole, part = (caption_stage.embed_images(p, hidden, cfg=cfg) for p in (params, learning))
+    np.testing.assert_array_equal(whole, part)
+    np.testing.assert_allclose(jnp.linalg.norm(whole, axis=1), 1, rtol=1e-6)
