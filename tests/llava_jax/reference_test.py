@@ -150,7 +150,7 @@ def test_pocket_gives_transformers_answers():
     tokenizer = prompts.Tokenizer.from_folder(POCKET)
     reference = load_torch(POCKET)
     run = engine.Engine(params, cfg)
-    dataset = ask_miniatures(7)
+    dataset = ask_miniatures(9)
     prompt = tokenizer.first(prompts.vicuna_v1("")[0])
     image = [cfg.image_token_id] * cfg.vision.num_tokens
     checked = 0
