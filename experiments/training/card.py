@@ -45,11 +45,12 @@ test worlds.
 Per picture and step the decoder is asked {mix.existence} questions about existence,
 {mix.yes_no} about qualities, {mix.one_word} for one word and {mix.lettered} with up to 5
 options. Captions train the vision tower's last block and norm too, which LLaVA does not read;
-the rest of it is at rest after its own stages. Muon on the matrices, Adam on the rest.
-Attention grounding and pointing, early answers and alignment are aids of the training; none
-of them is part of the checkpoint. The weights are those of the last step. Recipe and
-difficulty of the world were settled on the validation world, by accuracy and likelihood at
-full tokens; how a pruner fares played no part in any choice.
+the rest of it is at rest after its
+own stages. Muon on the matrices, Adam on the rest. Attention grounding and pointing, early
+answers and alignment are aids of the training; none of them is part of the checkpoint. The
+weights are those of the last step. Recipe and difficulty of the world were settled on the
+validation world, by accuracy and likelihood at full tokens; how a pruner fares played no part
+in any choice.
 
 ## Measured
 
@@ -57,7 +58,8 @@ These weights computed in float32 (hidden states between tower and decoder in ha
 576 tokens, {count} scenes per world that no choice depended on. The test world was measured after
 training only; nothing was chosen by it. `python -m experiments.measure_pocket` prints these
 tables. "Blind" is the accuracy of answering, without looking, what is most often right for the
-same words in the train world.
+same words in the train world. What pruning does to accuracy and calibration is in
+`docs/pocket.md` of the repository.
 
 {tables}
 
