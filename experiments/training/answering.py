@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import scenes
-from experiments.training import asking
+from experiments.training import wording
 from llava_jax import model
 from llava_jax.config import LlavaConfig
 
@@ -42,7 +42,7 @@ def _prefix(params: dict[str, Any], features: jax.Array, *, cfg: LlavaConfig) ->
     image = model.project(params["projector"], features.astype(jnp.float32))
     g, n, _ = image.shape
     places = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (g, n))
-    return model.prefill(params, jnp.asarray(asking.prompt()), image, places, n, cfg=cfg)
+    return model.prefill(params, jnp.asarray(wording.prompt()), image, places, n, cfg=cfg)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -102,8 +102,8 @@ def _tokenise(
     asked: Sequence[Sequence[scenes.Question]],
 ) -> tuple[list[list[str]], np.ndarray, np.ndarray]:
     """Return the distinct texts per scene, their ids int32[G, Q, T] and lengths int32[G, Q]."""
-    texts = [list(dict.fromkeys(map(asking.user_text, rows))) for rows in asked]
-    encoded = [[asking.encode(text).ids for text in row] for row in texts]
+    texts = [list(dict.fromkeys(map(wording.user_text, rows))) for rows in asked]
+    encoded = [[wording.encode(text).ids for text in row] for row in texts]
     count = max(map(len, encoded))
     longest = max(len(ids) for row in encoded for ids in row)
     ids = np.zeros((len(asked), count, longest), np.int32)
@@ -117,6 +117,6 @@ def _tokenise(
 def _collect(
     asked: Sequence[Sequence[scenes.Question]], found: Sequence[dict[str, np.ndarray]]
 ) -> Answers:
-    logs = [found[g][asking.user_text(q)] for g, rows in enumerate(asked) for q in rows]
+    logs = [found[g][wording.user_text(q)] for g, rows in enumerate(asked) for q in rows]
     scene = np.repeat(np.arange(len(asked)), [len(rows) for rows in asked])
     return Answers(tuple(q for rows in asked for q in rows), scene, np.stack(logs))

@@ -16,7 +16,7 @@ import numpy as np
 
 import calibration
 from experiments import scenes
-from experiments.training import asking
+from experiments.training import wording
 from experiments.training.answering import Answers
 from experiments.training.pictures import Pool
 from llava_jax import images, model
@@ -48,7 +48,7 @@ def log_masses(answers: Answers) -> np.ndarray:
         if not choices:
             row[:] = logs
         for i, choice in enumerate(choices):
-            ids = asking.answer_ids(_SPELLINGS.get(choice, (choice,)))
+            ids = wording.answer_ids(_SPELLINGS.get(choice, (choice,)))
             row[i] = np.logaddexp.reduce(logs[ids])
     return found
 
@@ -58,7 +58,7 @@ def labels(answers: Answers) -> np.ndarray:
     found = []
     for question in answers.questions:
         choices = _choices(question)
-        known = choices.index(question.answer) if choices else asking.answer_id(question)
+        known = choices.index(question.answer) if choices else wording.answer_id(question)
         found.append(known)
     return np.array(found, np.int32)
 

@@ -25,7 +25,9 @@ import optax
 
 from experiments import scenes
 from experiments.training import initial
-from experiments.training.asking import NOTHING, Batch, Block, answer_ids, prompt
+from experiments.training.asking import Batch
+from experiments.training.teaching import NOTHING, Block
+from experiments.training.wording import answer_ids, prompt
 from llava_jax import model, parameters, text
 from llava_jax.config import LlavaConfig, TextConfig
 

@@ -13,13 +13,14 @@ import numpy as np
 from experiments import scenes
 from experiments.training import caption_stage, question_stage, vision_stage
 from experiments.training.answering import answer
-from experiments.training.asking import LONG, SHORT, Batch, Mix, ask, block, keep
+from experiments.training.asking import Batch, Mix, ask, keep
 from experiments.training.features import hidden_states
 from experiments.training.loop import Journal, Params, Stage, run
 from experiments.training.measuring import MEASURES, Measured
 from experiments.training.optimiser import optimiser
 from experiments.training.pictures import Pool, pool, window
 from experiments.training.question_stage import Weights
+from experiments.training.teaching import LONG, SHORT, block
 from llava_jax import config
 
 CFG = config.pocket()

@@ -7,6 +7,7 @@ of the prompts, questions and answers is one piece; there is nothing to merge.
 
 from __future__ import annotations
 
+import functools
 import string
 
 from tokenizers import (
@@ -47,6 +48,7 @@ def _words() -> list[str]:
     return [f"▁{word}" for word in words]
 
 
+@functools.cache
 def vocabulary() -> dict[str, int]:
     """Number the pieces: special, bytes, letters, words, and unused ones up to 512."""
     pieces = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]

@@ -29,8 +29,10 @@ from experiments.training import (
     pictures,
     question_stage,
     recipe,
+    teaching,
     tokenizer,
     vision_stage,
+    wording,
 )
 from experiments.training.optimiser import optimiser
 from llava_jax import config, images, layers, model, parameters, prompts, testing
@@ -178,7 +180,7 @@ def _batch(rng):
     ]
     questions += [base.lettered("", "", fact, 2, rng) for fact in there]
     tokens, colours = np.tile(np.arange(24), (2, 1)), np.where(labels < 0, -1, 2)
-    asked = asking.block([questions] * 2, [(3, 9)] * 2, asking.LONG)
+    asked = teaching.block([questions] * 2, [(3, 9)] * 2, teaching.LONG)
     return asking.Batch(seen, tokens, labels, colours, (asked,))
 
 
@@ -252,7 +254,7 @@ def test_exported_model_loads(tmp_path, random_params, dual):
     loaded = huggingface.load(tmp_path, TINY, np.float32)
     chex.assert_trees_all_close(loaded, random_params, rtol=1e-3, atol=1e-4)  # half precision
     read = prompts.Tokenizer.from_folder(tmp_path)
-    assert read.first(BEFORE) == asking.prompt().tolist()
+    assert read.first(BEFORE) == wording.prompt().tolist()
     assert huggingface.read_clip_config(tmp_path / "clip") == cfg
     again = huggingface.load_clip(tmp_path / "clip", np.float32)
     chex.assert_trees_all_close(again, encoder, rtol=1e-3, atol=1e-4)

@@ -14,7 +14,9 @@ from experiments.training import (
     captions,
     measuring,
     question_stage,
+    teaching,
     tokenizer,
+    wording,
 )
 from llava_jax import testing
 
@@ -37,7 +39,7 @@ def _few_scenes_behind_the_usual_answers(monkeypatch):
 
 def _marked(question):
     """Return the question's tokens and, for each, the token that is asked for there."""
-    pieces, taught = tokenizer.build(), asking.teach(question)
+    pieces, taught = tokenizer.build(), teaching.teach(question)
     said = [pieces.id_to_token(i) for i in taught.ids]
     wanted = [pieces.id_to_token(i) if i >= 0 else None for i in taught.targets]
     return taught, said, wanted
@@ -88,11 +90,11 @@ def test_longest_questions_fit():
     world, rng = scenes.world("validation"), np.random.default_rng(1)
     for index in range(60):
         short, long = asking.ask(world, index, asking.Mix(), rng)
-        assert max(len(asking.teach(q).ids) for q in short) <= asking.SHORT
-        assert max(len(asking.teach(q).ids) for q in long) <= asking.LONG
-        assert max(len(asking.teach(q).mentions) for q in (*short, *long)) <= asking.MENTIONS
+        assert max(len(teaching.teach(q).ids) for q in short) <= teaching.SHORT
+        assert max(len(teaching.teach(q).ids) for q in long) <= teaching.LONG
+        assert max(len(teaching.teach(q).mentions) for q in (*short, *long)) <= teaching.MENTIONS
         for question in (*short, *long):
-            assert tokenizer.UNKNOWN not in asking.teach(question).ids
+            assert tokenizer.UNKNOWN not in teaching.teach(question).ids
 
 
 def test_questions_are_balanced_and_true():
@@ -111,28 +113,28 @@ def test_questions_are_balanced_and_true():
 def test_block_holds_what_is_taught(rng):
     questions = [base.yes_no("", "", STAR, "moon"), base.one_word("", "", CAR)]
     car = scenes.NAMES.index("car")
-    block = asking.block([questions], [[car]], asking.SHORT)
+    block = teaching.block([questions], [[car]], teaching.SHORT)
     for q, question in enumerate(questions):
-        taught = asking.teach(question)
+        taught = teaching.teach(question)
         assert tuple(block.ids[0, q][: len(taught.ids)]) == taught.ids
         assert tuple(block.targets[0, q][: len(taught.targets)]) == taught.targets
-        assert (block.targets[0, q][len(taught.targets) :] == asking.NOTHING).all()
+        assert (block.targets[0, q][len(taught.targets) :] == teaching.NOTHING).all()
     assert block.present[0, :, 0].tolist() == [False, True]
-    assert (block.mention[0, :, 1:] == asking.NOTHING).all()
+    assert (block.mention[0, :, 1:] == teaching.NOTHING).all()
     assert not block.present[0, :, 1:].any()
-    assert (block.pointer == asking.NOTHING).all()
+    assert (block.pointer == teaching.NOTHING).all()
 
 
 def test_grounding_rewards_the_right_patches():
     # one name; attention wholly on patch 2 of 4, behind the text before the picture
-    start, suffix = asking.prompt().size, 3
+    start, suffix = wording.prompt().size, 3
     logs = np.full((1, 1, 1, 2, start + 4 + suffix), -30.0, np.float32)
     logs[..., start + 2] = 0
     labels = np.array([[-1, 5, 7, 7]])
 
     def lost(category, present):
         names = np.array([[[category]]])
-        block = asking.Block(None, None, None, None, names, np.array([[[present]]]), None)
+        block = teaching.Block(None, None, None, None, names, np.array([[[present]]]), None)
         return float(question_stage._grounding(jnp.asarray(logs), jnp.asarray(labels), block))
 
     assert lost(7, True) == pytest.approx(0, abs=1e-6)
@@ -147,12 +149,12 @@ def test_pointing_rewards_the_right_option():
     ids = np.zeros((1, 2, 3), np.int32)
 
     def lost(*pointers):
-        block = asking.Block(ids, None, None, None, None, None, np.array([pointers]))
+        block = teaching.Block(ids, None, None, None, None, None, np.array([pointers]))
         return float(question_stage._pointing(jnp.asarray(logs), block))
 
     assert lost(1, 1) == 0
     assert lost(1, 2) == pytest.approx(15)
-    assert lost(1, asking.NOTHING) == 0
+    assert lost(1, teaching.NOTHING) == 0
 
 
 def _answers(questions, *, favour):

@@ -13,7 +13,7 @@ import llava_jax
 from experiments import pope, scenes
 from experiments.harness import batching
 from experiments.harness.benchmark import Dataset, Example
-from experiments.training import asking
+from experiments.training import wording
 from llava_jax import checkpoint, config, engine, images, prompts, testing
 
 torch = pytest.importorskip("torch")
@@ -133,7 +133,7 @@ def ask_miniatures(count):
         for name in ("pope", "scienceqa", "mme", "mmbench", "seed"):
             for row in scenes.MINIATURES[name].questions(world, index):
                 choices = tuple((letter,) for letter in scenes.LETTERS[: len(row.options)])
-                text = asking.user_text(row)
+                text = wording.user_text(row)
                 key = f"{name}/{row.key}"
                 examples.append(Example(key, str(index), text, choices or pope.CHOICES, 0, name))
 
