@@ -12,7 +12,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 import llava_jax
 from experiments.harness import errors
@@ -41,4 +41,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it does not find
     app.run(lambda argv: errors.exit_code(lambda: main(argv)))
