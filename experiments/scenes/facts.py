@@ -32,13 +32,19 @@ _OPEN = {
     "scene": "What kind of scene is this?",
 }
 _WHETHER = {
-    "object": "Is there {article} {answer} in the image?",
-    "color": "Is there {article} {answer} {subject} in the image?",
+    "object": "Is there {an_answer} in the image?",
+    "color": "Is there {an_answer} {subject} in the image?",
     "count": "Are there exactly {answer} {subject} objects in the image?",
     "side": "Is the {subject} on the {answer} side of the image?",
     "place": "Is the {subject} at the {answer} of the image?",
-    "scene": "Is this a {answer} scene?",
+    "scene": "Is this {an_answer} scene?",
 }
+_WHETHER_ONE = "Is there exactly one {subject} object in the image?"
+
+
+def with_article(words: str) -> str:
+    """Put a or an before words."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +69,8 @@ class Fact:
 
     def ask_whether(self, answer: str) -> str:
         """Ask whether an answer is true."""
-        article = "an" if answer[0] in "aeiou" else "a"
-        text = _WHETHER[self.aspect].format(subject=self.subject, answer=answer, article=article)
-        return text.replace("Are there exactly one", "Is there exactly one").replace(
-            f"one {self.subject} objects", f"one {self.subject} object"
-        )
+        template = _WHETHER_ONE if answer == NUMBERS[0] else _WHETHER[self.aspect]
+        return template.format(subject=self.subject, answer=answer, an_answer=with_article(answer))
 
 
 def facts(place: World, index: int) -> tuple[Fact, ...]:

@@ -20,6 +20,7 @@ from tokenizers import (
 )
 
 from experiments import scenes
+from experiments.scenes.facts import with_article
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 32  # tokens of a caption, both ends included
@@ -42,11 +43,7 @@ _QUESTIONS = (
 
 def photo_of(name: str) -> str:
     """Caption a picture of one thing, as for CLIP's zero-shot classification."""
-    return f"a photo of {_with_article(name)}"
-
-
-def _with_article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return f"a photo of {with_article(name)}"
 
 
 def caption(place: scenes.World, index: int, rng: np.random.Generator) -> str:
@@ -56,7 +53,7 @@ def caption(place: scenes.World, index: int, rng: np.random.Generator) -> str:
     count = min(len(plan.present), int(rng.integers(1, _MOST_NAMED + 1)))
     names = [scenes.NAMES[i] for i in rng.permutation(plan.present)[:count]]
     things = [
-        _with_article(f"{colour[name]} {name}" if name in colour and rng.random() < 0.5 else name)
+        with_article(f"{colour[name]} {name}" if name in colour and rng.random() < 0.5 else name)
         for name in names
     ]
     listed = " and ".join(filter(None, (", ".join(things[:-1]), things[-1])))

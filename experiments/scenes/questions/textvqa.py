@@ -9,8 +9,6 @@ from experiments.scenes.questions.base import Question
 from experiments.scenes.signs import sign
 from experiments.scenes.worlds import World
 
-REFERENCES = 10  # answers per question, as many as people were asked
-
 
 def questions(place: World, index: int) -> list[Question]:
     """Ask for the word on the sign; see ``signs.with_sign`` for the picture."""
