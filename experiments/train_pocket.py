@@ -33,8 +33,8 @@ _STEPS = {
     "whole_steps": (450, "of the tower on whole pictures"),
     "caption_steps": (300, "of the text tower"),
     "alignment_steps": (300, "of the projector alone"),
-    "subset_steps": (1200, "of the decoder on some of the visual tokens"),
-    "all_steps": (300, "of the decoder on all of them"),
+    "subset_steps": (1800, "of the decoder on some of the visual tokens"),
+    "all_steps": (400, "of the decoder on all of them"),
 }
 for _name, (_default, _meaning) in _STEPS.items():
     flags.DEFINE_integer(_name, _default, f"steps {_meaning}", lower_bound=1)

@@ -70,6 +70,8 @@ class Batch:
     Attributes:
         features: float[G, K, Dv].
         tokens: int32[G, K], the place of each among the N.
+        positions: int32[G, K], the position of each, counted from the picture's start.
+        span: int32[G], positions that each picture occupies.
         categories: int32[G, K], what each token shows, −1 for background.
         colours: int32[G, K], its colour, −1 for background.
         blocks: questions without and with options; a kind that is not asked is left out.
@@ -77,6 +79,8 @@ class Batch:
 
     features: jax.Array
     tokens: jax.Array
+    positions: jax.Array
+    span: jax.Array
     categories: jax.Array
     colours: jax.Array
     blocks: tuple[Block, ...]
@@ -95,3 +99,21 @@ def keep(categories: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     """
     priority = rng.random(categories.size) + (categories >= 0)
     return np.sort(np.argsort(-priority)[:count])
+
+
+def spread(count: int, num_tokens: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Give the shown tokens positions: one after the other in half of the cases, else with gaps.
+
+    Gaps let a few tokens stand for pictures of every length; a decoder that was taught at few
+    lengths answers worse at the others.
+
+    Args:
+        count: tokens K.
+        num_tokens: visual tokens N, the longest picture.
+        rng: source of chance.
+
+    Returns:
+        (int[K] rising positions, the number of positions that the picture occupies).
+    """
+    span = count if rng.random() < 0.5 else int(rng.integers(count, num_tokens + 1))
+    return np.sort(rng.choice(span, count, replace=False)), span

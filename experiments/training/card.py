@@ -44,8 +44,9 @@ test worlds.
 
 Per picture and step the decoder is asked {mix.existence} questions about existence,
 {mix.yes_no} about qualities, {mix.one_word} for one word and {mix.lettered} with up to 5
-options. Captions train the vision tower's last block and norm too, which LLaVA does not read;
-the rest of it is at rest after its
+options. In half of the pictures the shown tokens have positions with gaps, so that the decoder
+knows pictures of every length. Captions train the vision tower's last block and norm too, which
+LLaVA does not read; the rest of it is at rest after its
 own stages. Muon on the matrices, Adam on the rest. Attention grounding and pointing, early
 answers and alignment are aids of the training; none of them is part of the checkpoint. The
 weights are those of the last step. Recipe and difficulty of the world were settled on the

@@ -153,7 +153,7 @@ def _attention_logs(
     Args:
         layer: a block.
         x: float[G, Q, T, D], its input.
-        positions: int[1, 1, T].
+        positions: int[G, 1, T].
         prefix: its keys and values, float[G, P, H, d].
         at: int[G, Q, R], the places.
         cfg: shapes.
@@ -229,7 +229,8 @@ def _block_loss(
     weights: Weights,
 ) -> tuple[jax.Array, jax.Array]:
     """Return loss and accuracy of questions of one length."""
-    positions = prefix.length + jnp.arange(asked.ids.shape[-1]).reshape(1, 1, -1)
+    suffix = jnp.arange(asked.ids.shape[-1]).reshape(1, 1, -1)
+    positions = prefix.next_position.reshape(-1, 1, 1) + suffix
     x = text.embed(decoder, asked.ids)
     aids = jnp.float32(0)
     for index, (layer, kv) in enumerate(zip(decoder["layers"], prefix.layers, strict=True)):
@@ -251,9 +252,8 @@ def loss(
     """Return the stage's loss and the accuracy of the answers, each kind of question alike."""
     decoder = params["text"]
     image = model.project(params["projector"], batch.features.astype(jnp.float32))
-    g, k, _ = image.shape
-    places = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32), (g, k))
-    prefix = model.prefill(params, jnp.asarray(prompt()), image, places, k, cfg=cfg)
+    prompt_ids, positions, span = jnp.asarray(prompt()), batch.positions, batch.span
+    prefix = model.prefill(params, prompt_ids, image, positions, span, cfg=cfg)
     found = [
         _block_loss(decoder, prefix, batch.categories, asked, cfg, weights)
         for asked in batch.blocks

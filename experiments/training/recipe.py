@@ -13,7 +13,7 @@ import numpy as np
 from experiments import scenes
 from experiments.training import caption_stage, question_stage, vision_stage
 from experiments.training.answering import answer
-from experiments.training.asking import Batch, Mix, ask, keep
+from experiments.training.asking import Batch, Mix, ask, keep, spread
 from experiments.training.features import hidden_states
 from experiments.training.loop import Journal, Params, Stage, run
 from experiments.training.measuring import MEASURES, Measured
@@ -156,6 +156,7 @@ def _batch(seen: Seen, size: int, count: int, mix: Mix, rng: np.random.Generator
     labels = seen.pool.categories[picked].reshape(size, -1)
     colours = seen.pool.colours[picked].reshape(size, -1)
     kept = np.stack([keep(row, count, rng) for row in labels])
+    spreads = [spread(count, CFG.vision.num_tokens, rng) for _ in kept]
     place, indices = seen.pool.world, [seen.pool.start + int(i) for i in picked]
     asked = zip(*(ask(place, index, mix, rng) for index in indices), strict=True)
     present = [scenes.layout(place, index).present for index in indices]
@@ -163,6 +164,8 @@ def _batch(seen: Seen, size: int, count: int, mix: Mix, rng: np.random.Generator
     return Batch(
         features=jnp.asarray(np.stack(features)),
         tokens=jnp.asarray(kept, jnp.int32),
+        positions=jnp.asarray(np.stack([positions for positions, _ in spreads]), jnp.int32),
+        span=jnp.asarray([span for _, span in spreads], jnp.int32),
         categories=jnp.asarray(np.take_along_axis(labels, kept, axis=1), jnp.int32),
         colours=jnp.asarray(np.take_along_axis(colours, kept, axis=1), jnp.int32),
         blocks=tuple(

@@ -169,6 +169,32 @@ def test_objects_are_kept_first():
     np.testing.assert_array_equal(kept, np.unique(kept))
 
 
+def test_shown_tokens_stand_close_or_with_gaps():
+    rng = np.random.default_rng(0)
+    drawn = [asking.spread(32, 576, rng) for _ in range(200)]
+    spans = np.array([span for _, span in drawn])
+    assert 70 < (spans == 32).sum() < 130
+    assert spans.max() > 500
+    for positions, span in drawn:
+        assert positions.shape == (32,)
+        assert positions[0] >= 0
+        assert positions[-1] < span <= 576
+        assert (np.diff(positions) > 0).all()
+
+
+@pytest.mark.usefixtures("_quick_start")
+def test_positions_of_pictures_reach_the_decoder():
+    batch = _batch(np.random.default_rng(0))
+    params = question_stage.start(TINY, 0)
+    weights = question_stage.Weights(0, 0, 1, 0)
+    loss = jax.jit(functools.partial(question_stage.loss, cfg=TINY, weights=weights))
+    close = loss(params, batch)[0]
+    moved = dataclasses.replace(batch, positions=batch.positions * 3, span=batch.span * 3)
+    assert abs(loss(params, moved)[0] - close) > 1e-4
+    behind = dataclasses.replace(batch, span=batch.span * 3)  # the questions alone move
+    assert abs(loss(params, behind)[0] - close) > 1e-4
+
+
 def _batch(rng):
     labels = np.full((2, 24), -1, np.int32)
     labels[:, :4], labels[:, 4:8] = 3, 9
@@ -181,7 +207,8 @@ def _batch(rng):
     questions += [base.lettered("", "", fact, 2, rng) for fact in there]
     tokens, colours = np.tile(np.arange(24), (2, 1)), np.where(labels < 0, -1, 2)
     asked = teaching.block([questions] * 2, [(3, 9)] * 2, teaching.LONG)
-    return asking.Batch(seen, tokens, labels, colours, (asked,))
+    span = np.full(2, 24, np.int32)
+    return asking.Batch(seen, tokens, tokens, span, labels, colours, (asked,))
 
 
 def _steps(loss, params, batch, count):
