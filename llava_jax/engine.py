@@ -49,33 +49,40 @@ class Engine:
             stage=_compiled,
         )
 
+    def begin(self, prompt_ids: jax.Array) -> model.Prefix:
+        """Compute the prefix of the text before the picture, int[S]; see ``model.begin``."""
+        return model.begin(self.params, prompt_ids, cfg=self.cfg, stage=_compiled)
+
     def prefill(
         self,
-        prompt_ids: jax.Array,
+        before: model.Prefix,
         features: jax.Array,
         kept: jax.Array,
+        common_ids: jax.Array | None = None,
         *,
         original_positions: bool = False,
     ) -> model.Prefix:
         """Compute the prefix that the questions of each picture share.
 
         Args:
-            prompt_ids: int[S], text before the picture.
+            before: the text before the picture, from ``begin``.
             features: float[G, N, Dv], all visual tokens before the projector.
             kept: int[G, K], which of them the decoder sees, in the order to hand over.
+            common_ids: int[C], first tokens of every suffix; None for no token.
             original_positions: keep each token's place among the N; otherwise renumber 0..K−1.
 
         Returns:
-            The prefix of S + K tokens.
+            The prefix of S + K + C tokens.
         """
         image, places = _compiled(model.project_kept)(self.params["projector"], features, kept)
         span = features.shape[1] if original_positions else kept.shape[1]
         return model.prefill(
             self.params,
-            prompt_ids,
+            before,
             image,
             kept if original_positions else places,
             span,
+            common_ids,
             cfg=self.cfg,
             stage=_compiled,
         )

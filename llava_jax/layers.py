@@ -174,32 +174,36 @@ def prefix_attention(
     values: jax.Array,
     prefix_keys: jax.Array,
     prefix_values: jax.Array,
+    visible: jax.Array | None = None,
 ) -> jax.Array:
-    """Attend to a shared prefix and, causally, to the own suffix under one softmax.
+    """Attend to a shared prefix and to the own suffix under one softmax.
 
     softmax([q·Kprefix, q·Ksuffix]) over both segments; the prefix is never copied per question.
-    An empty prefix (P = 0) makes this plain causal attention.
+    An empty prefix (P = 0) makes this plain attention.
 
     Args:
-        query: float[G, Q, T, H, d].
+        query: float[G, Q, U, H, d], of all T suffix tokens or of some.
         keys: float[G, Q, T, K, d] of the suffix, H a multiple of K (grouped queries).
         values: float[G, Q, T, K, d] of the suffix.
         prefix_keys: float[G, P, K, d], one prefix per image.
         prefix_values: float[G, P, K, d].
+        visible: bool[G, Q, U, T] or broadcastable, suffix tokens that each query sees; None for
+            causal attention (U = T): itself and what stands before it.
 
     Returns:
-        float[G, Q, T, H, d] in query's dtype.
+        float[G, Q, U, H, d] in query's dtype.
     """
-    g, q, t, heads, width = query.shape
-    grouped = query.reshape(g, q, t, keys.shape[-2], -1, width)
+    g, q, u, heads, width = query.shape
+    grouped = query.reshape(g, q, u, keys.shape[-2], -1, width)
     f32 = {"preferred_element_type": jnp.float32}
     before = jnp.einsum("gqtkrd,gpkd->gqkrtp", grouped, prefix_keys, **f32)
     own = jnp.einsum("gqtkrd,gqskd->gqkrts", grouped, keys, **f32)
-    causal = jnp.tril(jnp.ones((t, t), bool)).reshape((1,) * 4 + (t, t))
-    own = jnp.where(causal, own, jnp.finfo(jnp.float32).min / 2)
+    if visible is None:
+        visible = jnp.tril(jnp.ones((u, u), bool)).reshape(1, 1, u, u)
+    own = jnp.where(visible[:, :, None, None], own, jnp.finfo(jnp.float32).min / 2)
     weights = jax.nn.softmax(jnp.concatenate([before, own], -1) * width**-0.5, axis=-1)
     weights = weights.astype(query.dtype)
     split = prefix_keys.shape[1]
     out = jnp.einsum("gqkrtp,gpkd->gqtkrd", weights[..., :split], prefix_values, **f32)
     out += jnp.einsum("gqkrts,gqskd->gqtkrd", weights[..., split:], values, **f32)
-    return out.astype(query.dtype).reshape(g, q, t, heads, width)
+    return out.astype(query.dtype).reshape(g, q, u, heads, width)

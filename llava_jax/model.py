@@ -1,6 +1,7 @@
 """LLaVA-1.5 as pure functions: encode pictures, prefill a shared prefix, answer its questions.
 
     pixels[G, H, W, 3] ─ encode ─► VisionOutputs ─ (prune, project) ─► image[G, K, D]
+    prompt ids[S] ─ begin ─► Prefix of the text before the picture, once per run
     image ─ prefill ─► Prefix, once per picture ─ answer(suffix ids[G, Q, T]) ─► logits[G, Q, V]
 
 Parameters are a plain nested dict whose layers are a list. Every function below is a composition
@@ -9,7 +10,8 @@ model can be put under one ``jax.jit``; the engine passes a cached ``jax.jit`` i
 compiles each block once per shape whatever the depth.
 
 Axis letters: G images, Q questions, N visual tokens, K kept, P prefix, S prompt text before the
-picture, T suffix, D width, V vocabulary.
+picture, C common start of the questions, M tokens added to a prefix, T suffix, D width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llava_jax import text, vision
 from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
@@ -189,70 +192,147 @@ def project_kept(
     return project(params, jnp.take_along_axis(features, kept[..., None], axis=1)), places
 
 
-def prefill(
-    params: Params,
-    prompt_ids: jax.Array,
-    image: jax.Array,
-    places: jax.Array,
-    span: jax.Array | int,
-    *,
-    cfg: LlavaConfig,
-    stage: Stage = inline,
+def begin(
+    params: Params, prompt_ids: jax.Array, *, cfg: LlavaConfig, stage: Stage = inline
 ) -> Prefix:
-    """Compute the keys and values that all questions of a picture share.
+    """Compute the prefix that all pictures share: the text before the picture.
 
     Args:
         params: the model.
-        prompt_ids: int[S], text before the picture, BOS first.
-        image: float[G, K, D], projected kept tokens.
-        places: int[G, K], position of each kept token counted from the picture's start.
-        span: positions the picture occupies: K if kept tokens are renumbered, N if they keep
-            their own places.
+        prompt_ids: int[S], BOS first.
         cfg: shapes.
         stage: how a stage is run.
 
     Returns:
-        The prefix of S + K tokens.
+        The prefix of S tokens, one for all pictures (G = 1).
     """
     decoder = params["text"]
+    x, positions = stage(_prompt)({"embed_tokens": decoder["embed_tokens"]}, prompt_ids)
+    nothing = text.empty_prefix(1, x.dtype, cfg=cfg.text)
+    before = Prefix((nothing,) * cfg.text.num_layers, jnp.zeros(1, jnp.int32))
+    return _extend(params, before, x, positions, positions[:, 0, -1] + 1, cfg=cfg, stage=stage)
+
+
+def prefill(
+    params: Params,
+    before: Prefix,
+    image: jax.Array,
+    places: jax.Array,
+    span: jax.Array | int,
+    common_ids: jax.Array | None = None,
+    *,
+    cfg: LlavaConfig,
+    stage: Stage = inline,
+) -> Prefix:
+    """Add a picture, and what all its questions begin with, to the text before it.
+
+    Exact because the decoder is causal: nothing in the prefix sees what follows it.
+
+    Args:
+        params: the model.
+        before: from ``begin``.
+        image: float[G, K, D], projected kept tokens.
+        places: int[G, K], position of each kept token counted from the picture's start.
+        span: int or int[G], positions the picture occupies: K if kept tokens are renumbered, N if
+            they keep their own places.
+        common_ids: int[C], first tokens of every suffix; None for no token.
+        cfg: shapes.
+        stage: how a stage is run.
+
+    Returns:
+        The prefix of S + K + C tokens.
+    """
+    common = np.zeros(0, np.int32) if common_ids is None else common_ids
     x, positions, next_position = stage(_splice)(
-        {"embed_tokens": decoder["embed_tokens"]}, prompt_ids, image, places, span
+        {"embed_tokens": params["text"]["embed_tokens"]},
+        image,
+        places,
+        span,
+        common,
+        before.next_position,
     )
-    nothing = text.empty_prefix(image.shape[0], x.dtype, cfg=cfg.text)
-    layers = []
-    for layer in decoder["layers"]:
-        x, kv = stage(_prefix_block)(layer, x, positions, nothing, cfg=cfg.text)
-        layers.append(kv)
-    return Prefix(tuple(layers), next_position)
+    return _extend(params, before, x, positions, next_position, cfg=cfg, stage=stage)
+
+
+def _prompt(params: Params, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return prompt embeddings [1, 1, S, D] and positions [1, 1, S]."""
+    return text.embed(params, ids)[None, None], jnp.arange(ids.size, dtype=jnp.int32)[None, None]
 
 
 def _splice(
     params: Params,
-    prompt_ids: jax.Array,
     image: jax.Array,
     places: jax.Array,
     span: jax.Array,
+    common_ids: jax.Array,
+    start: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Join prompt and picture: inputs [G, 1, S+K, D], positions [G, 1, S+K], next position [G]."""
-    g, s = image.shape[0], prompt_ids.shape[0]
-    prompt = jnp.broadcast_to(text.embed(params, prompt_ids), (g, s, image.shape[-1]))
-    x = jnp.concatenate([prompt.astype(image.dtype), image], axis=1)
-    before = jnp.broadcast_to(jnp.arange(s, dtype=jnp.int32), (g, s))
-    positions = jnp.concatenate([before, s + places.astype(jnp.int32)], axis=1)
-    return x[:, None], positions[:, None], jnp.broadcast_to(jnp.int32(s + span), (g,))
+    """Join picture and common start: inputs [G, 1, M, D], positions [G, 1, M], next position [G].
+
+    Args:
+        params: the embedding.
+        image: float[G, K, D].
+        places: int[G, K], counted from the picture's start.
+        span: int or int[G], positions of the picture.
+        common_ids: int[C].
+        start: int[1], position of the picture's start.
+    """
+    (g, k, width), c = image.shape, common_ids.shape[0]
+    common = jnp.broadcast_to(text.embed(params, common_ids), (g, c, width))
+    x = jnp.concatenate([image, common.astype(image.dtype)], axis=1)
+    end = jnp.broadcast_to(start + span, (g,)).astype(jnp.int32)
+    within = jnp.broadcast_to(start[:, None], (g, k)) + places
+    behind = end[:, None] + jnp.broadcast_to(jnp.arange(c), (g, c))
+    positions = jnp.concatenate([within, behind], axis=1).astype(jnp.int32)
+    return x[:, None], positions[:, None], end + c
+
+
+def _extend(
+    params: Params,
+    before: Prefix,
+    x: jax.Array,
+    positions: jax.Array,
+    next_position: jax.Array,
+    *,
+    cfg: LlavaConfig,
+    stage: Stage,
+) -> Prefix:
+    """Append tokens float[G, 1, M, D] to a prefix; of the last layer only keys and values."""
+    *layers, last = params["text"]["layers"]
+    *known, known_last = before.layers
+    found = []
+    for layer, kv in zip(layers, known, strict=True):
+        x, longer = stage(_prefix_block)(layer, x, positions, kv, cfg=cfg.text)
+        found.append(longer)
+    found.append(stage(_last_prefix_block)(last, x, positions, known_last, cfg=cfg.text))
+    return Prefix(tuple(found), next_position)
 
 
 def _prefix_block(
-    params: Params,
-    x: jax.Array,
-    positions: jax.Array,
-    prefix: text.KeyValue,
-    *,
-    cfg: TextConfig,
+    params: Params, x: jax.Array, positions: jax.Array, before: text.KeyValue, *, cfg: TextConfig
 ) -> tuple[jax.Array, text.KeyValue]:
-    """Run a block on the prefix and drop the question axis of its keys and values."""
-    x, kv = text.block(params, x, positions, prefix, cfg=cfg)
-    return x, text.KeyValue(kv.keys[:, 0], kv.values[:, 0])
+    """Run a block on prefix tokens; return their outputs and the prefix with them."""
+    before = _for_each_image(before, x.shape[0])
+    x, own = text.block(params, x, positions, before, cfg=cfg)
+    return x, _append(before, own)
+
+
+def _last_prefix_block(
+    params: Params, x: jax.Array, positions: jax.Array, before: text.KeyValue, *, cfg: TextConfig
+) -> text.KeyValue:
+    own = text.key_value(params, x, positions, cfg=cfg)
+    return _append(_for_each_image(before, x.shape[0]), own)
+
+
+def _for_each_image(kv: text.KeyValue, num_images: int) -> text.KeyValue:
+    """Give a prefix that all pictures share to each of them."""
+    return text.KeyValue(*(jnp.broadcast_to(x, (num_images, *x.shape[1:])) for x in kv))
+
+
+def _append(before: text.KeyValue, own: text.KeyValue) -> text.KeyValue:
+    """Join float[G, P, K, d] and float[G, 1, M, K, d] to float[G, P + M, K, d]."""
+    joined = (jnp.concatenate([x, y[:, 0]], axis=1) for x, y in zip(before, own, strict=True))
+    return text.KeyValue(*joined)
 
 
 def answer(
@@ -269,7 +349,7 @@ def answer(
     Args:
         params: the model.
         prefix: of the G pictures.
-        suffix_ids: int[G, Q, T], text after the picture, padded on the right with any id.
+        suffix_ids: int[G, Q, T], text after the prefix, padded on the right with any id.
         lengths: int[G, Q], true length of each suffix, 1..T.
         cfg: shapes.
         stage: how a stage is run.
@@ -278,12 +358,16 @@ def answer(
         float32[G, Q, V]; −inf at ids that no tokenizer produces.
     """
     decoder = params["text"]
+    *layers, last = decoder["layers"]
+    *prefixes, last_prefix = prefix.layers
     x, positions = stage(_suffix)(
         {"embed_tokens": decoder["embed_tokens"]}, suffix_ids, prefix.next_position
     )
-    for layer, kv in zip(decoder["layers"], prefix.layers, strict=True):
+    for layer, kv in zip(layers, prefixes, strict=True):
         x, _ = stage(text.block)(layer, x, positions, kv, cfg=cfg.text)
-    return stage(_last_logits)(_without_layers(decoder), x, lengths, cfg=cfg)
+    x = stage(text.last_token)(last, x, positions, last_prefix, lengths, cfg=cfg.text)
+    head = {"norm": decoder["norm"], "lm_head": decoder["lm_head"]}
+    return stage(_logits)(head, x, cfg=cfg)
 
 
 def _suffix(
@@ -294,12 +378,9 @@ def _suffix(
     return text.embed(params, ids), next_position.reshape(-1, 1, 1) + places
 
 
-def _last_logits(
-    params: Params, x: jax.Array, lengths: jax.Array, *, cfg: LlavaConfig
-) -> jax.Array:
-    """Return float32[G, Q, V] at each suffix's own last token."""
-    last = jnp.take_along_axis(x, (lengths - 1)[..., None, None], axis=2)[:, :, 0]
-    logits = text.unembed(params, last, cfg=cfg.text)
+def _logits(params: Params, x: jax.Array, *, cfg: LlavaConfig) -> jax.Array:
+    """Return float32[G, Q, V] of the last tokens float[G, Q, 1, D]."""
+    logits = text.unembed(params, x[:, :, 0], cfg=cfg.text)
     real = jnp.arange(cfg.text.vocab_size).reshape(1, 1, -1) < cfg.real_vocab_size
     return jnp.where(real, logits, -jnp.inf)
 
@@ -332,5 +413,6 @@ def apply(
     if keep is None:
         keep = jnp.broadcast_to(jnp.arange(features.shape[1]), features.shape[:2])
     image, places = project_kept(params["projector"], features, keep)
-    prefix = prefill(params, prompt_ids, image, places, image.shape[1], cfg=cfg)
+    before = begin(params, prompt_ids, cfg=cfg)
+    prefix = prefill(params, before, image, places, image.shape[1], cfg=cfg)
     return answer(params, prefix, suffix_ids, lengths, cfg=cfg)

@@ -49,20 +49,46 @@ class TextBlock(nn.Module):
         self, x: jax.Array, positions: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return rotated queries [G, Q, T, H, d], rotated keys and values [G, Q, T, K, d]."""
+        return self.query(x, positions), *self.key_value(x, positions)
+
+    def query(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """Return rotated queries float[G, Q, T, H, d]."""
+        q = self.q(self.attention_norm(x)).reshape(*x.shape[:3], -1, self.cfg.head_dim)
+        return rope(q, positions, self.cfg.rope_theta)
+
+    def key_value(self, x: jax.Array, positions: jax.Array) -> KeyValue:
+        """Return rotated keys and values, float[G, Q, T, K, d] each."""
         y, shape = self.attention_norm(x), (*x.shape[:3], -1, self.cfg.head_dim)
-        q = rope(self.q(y).reshape(shape), positions, self.cfg.rope_theta)
         k = rope(self.k(y).reshape(shape), positions, self.cfg.rope_theta)
-        return q, k, self.v(y).reshape(shape)
+        return KeyValue(k, self.v(y).reshape(shape))
 
     def __call__(
         self, x: jax.Array, positions: jax.Array, prefix: KeyValue
     ) -> tuple[jax.Array, KeyValue]:
         """Map float[G, Q, T, D] to the same shape; also return the suffix's keys and values."""
-        q, k, v = self.query_key_value(x, positions)
-        mixed = prefix_attention(q, k, v, prefix.keys, prefix.values)
+        own = self.key_value(x, positions)
+        mixed = prefix_attention(self.query(x, positions), *own, *prefix)
+        return self._finish(x, mixed), own
+
+    def last_token(
+        self, x: jax.Array, positions: jax.Array, prefix: KeyValue, lengths: jax.Array
+    ) -> jax.Array:
+        """Map float[G, Q, T, D] to float[G, Q, 1, D]: the output at each suffix's last token."""
+        own, last = self.key_value(x, positions), (lengths - 1)[..., None]
+        positions = jnp.broadcast_to(positions, x.shape[:3])
+        query = self.query(
+            jnp.take_along_axis(x, last[..., None], axis=2),
+            jnp.take_along_axis(positions, last, axis=2),
+        )
+        visible = jnp.arange(x.shape[2]).reshape(1, 1, 1, -1) <= last[..., None]
+        mixed = prefix_attention(query, *own, *prefix, visible)
+        return self._finish(jnp.take_along_axis(x, last[..., None], axis=2), mixed)
+
+    def _finish(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
+        """Add the attention's output, then the feed-forward network's."""
         x = x + self.out(mixed.reshape(*x.shape[:3], -1))
         y = self.mlp_norm(x)
-        return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y)), KeyValue(k, v)
+        return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y))
 
 
 def empty_prefix(num_images: int, dtype: jnp.dtype, *, cfg: TextConfig) -> KeyValue:
@@ -104,6 +130,36 @@ def query_key_value(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return one block's rotated queries and keys and its values for its input x."""
     return run(TextBlock(cfg), params, x, positions, method="query_key_value")
+
+
+def key_value(params: Params, x: jax.Array, positions: jax.Array, *, cfg: TextConfig) -> KeyValue:
+    """Return one block's rotated keys and its values for its input x, and nothing else of it."""
+    return run(TextBlock(cfg), params, x, positions, method="key_value")
+
+
+def last_token(
+    params: Params,
+    x: jax.Array,
+    positions: jax.Array,
+    prefix: KeyValue,
+    lengths: jax.Array,
+    *,
+    cfg: TextConfig,
+) -> jax.Array:
+    """Run the last block of all, of which only the last token of each suffix is read.
+
+    Args:
+        params: the block.
+        x: float[G, Q, T, D].
+        positions: int[G, Q, T] or broadcastable.
+        prefix: this layer's keys and values of the prefix, float[G, P, K, d].
+        lengths: int[G, Q], tokens of each suffix; what follows them is padding.
+        cfg: shapes.
+
+    Returns:
+        float[G, Q, 1, D].
+    """
+    return run(TextBlock(cfg), params, x, positions, prefix, lengths, method="last_token")
 
 
 def unembed(params: Params, x: jax.Array, *, cfg: TextConfig) -> jax.Array:

@@ -43,19 +43,23 @@ class VisionBlock(nn.Module):
         self.fc1 = Linear(cfg.mlp_width, use_bias=True)
         self.fc2 = Linear(cfg.width, use_bias=True)
 
-    def query_key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return queries, keys and values, each float[G, 1+N, H, d]."""
+    def cls_row(self, x: jax.Array) -> jax.Array:
+        """Return how much CLS looks at every token, float32[G, H, 1+N]; no other row."""
         y = self.norm_1(x)
-        shape = (*x.shape[:2], self.cfg.num_heads, -1)
-        return (
-            self.q(y).reshape(shape),
-            self.k(y).reshape(shape),
-            self.v(y).reshape(shape),
-        )
+        return attention_row(self._split(self.q(y[:, :1]))[:, 0], self._split(self.k(y)))
+
+    def keys(self, x: jax.Array) -> jax.Array:
+        """Return keys float[G, 1+N, H, d]."""
+        return self._split(self.k(self.norm_1(x)))
+
+    def _split(self, x: jax.Array) -> jax.Array:
+        """View the last axis as heads: float[G, S, D] to float[G, S, H, d]."""
+        return x.reshape(*x.shape[:2], self.cfg.num_heads, -1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map hidden states float[G, 1+N, D] to float[G, 1+N, D]."""
-        q, k, v = self.query_key_value(x)
+        y = self.norm_1(x)
+        q, k, v = (self._split(project(y)) for project in (self.q, self.k, self.v))
         x = x + self.out(attention(q, k, v, causal=self.causal).reshape(x.shape))
         return x + self.fc2(quick_gelu(self.fc1(self.norm_2(x))))
 
@@ -96,13 +100,6 @@ def block(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
     return run(VisionBlock(cfg), params, x)
 
 
-def query_key_value(
-    params: Params, x: jax.Array, *, cfg: VisionConfig
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return one block's queries, keys and values, float[G, 1+N, H, d], for its input x."""
-    return run(VisionBlock(cfg), params, x, method="query_key_value")
-
-
 def saliency(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
     """Return how much CLS looks at each patch in one block: Σ over heads of its attention row.
 
@@ -114,11 +111,9 @@ def saliency(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
     Returns:
         float32[G, N], without the CLS column.
     """
-    q, k, _ = query_key_value(params, x, cfg=cfg)
-    return attention_row(q[:, 0], k).sum(axis=1)[:, 1:]
+    return run(VisionBlock(cfg), params, x, method="cls_row").sum(axis=1)[:, 1:]
 
 
 def mean_keys(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
     """Return the block's keys averaged over heads, float[G, 1+N, d]."""
-    _, k, _ = query_key_value(params, x, cfg=cfg)
-    return k.mean(axis=2)
+    return run(VisionBlock(cfg), params, x, method="keys").mean(axis=2)

@@ -42,7 +42,8 @@ def _prefix(params: dict[str, Any], features: jax.Array, *, cfg: LlavaConfig) ->
     image = model.project(params["projector"], features.astype(jnp.float32))
     g, n, _ = image.shape
     places = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (g, n))
-    return model.prefill(params, jnp.asarray(wording.prompt()), image, places, n, cfg=cfg)
+    before = model.begin(params, jnp.asarray(wording.prompt()), cfg=cfg)
+    return model.prefill(params, before, image, places, n, cfg=cfg)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")

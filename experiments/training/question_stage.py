@@ -252,8 +252,8 @@ def loss(
     """Return the stage's loss and the accuracy of the answers, each kind of question alike."""
     decoder = params["text"]
     image = model.project(params["projector"], batch.features.astype(jnp.float32))
-    prompt_ids, positions, span = jnp.asarray(prompt()), batch.positions, batch.span
-    prefix = model.prefill(params, prompt_ids, image, positions, span, cfg=cfg)
+    before = model.begin(params, jnp.asarray(prompt()), cfg=cfg)
+    prefix = model.prefill(params, before, image, batch.positions, batch.span, cfg=cfg)
     found = [
         _block_loss(decoder, prefix, batch.categories, asked, cfg, weights)
         for asked in batch.blocks

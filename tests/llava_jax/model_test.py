@@ -44,7 +44,7 @@ def test_shared_prefix_equals_question_by_question(params, num_images):
     kept = np.stack(
         [np.sort(np.random.default_rng(g).permutation(16)[:6]) for g in range(num_images)]
     )
-    prefix = run.prefill(PROMPT, features, kept)
+    prefix = run.prefill(run.begin(PROMPT), features, kept)
     got = log_masses(run.answer(prefix, ids, lengths))
     alone = jax.jit(model.apply, static_argnames="cfg")
     for g in range(num_images):
@@ -66,7 +66,7 @@ def test_padding_does_not_matter(params):
     ids, lengths = questions(2)
     run = engine.Engine(params, CFG)
     features = run.encode(pixels(2), ("features",)).require("features")
-    prefix = run.prefill(PROMPT, features, np.tile(np.arange(16), (2, 1)))
+    prefix = run.prefill(run.begin(PROMPT), features, np.tile(np.arange(16), (2, 1)))
     other = np.where(np.arange(9) < lengths[..., None], ids, 123)
     wider = np.pad(other, ((0, 0), (0, 2), (0, 7)), constant_values=5)
     want = run.answer(prefix, ids, lengths)
@@ -80,7 +80,8 @@ def test_kept_tokens_decide_the_answer(params):
     features = run.encode(pixels(1), ("features",)).require("features")
     first, second = np.arange(6)[None], np.arange(6, 12)[None]
     one, other = (
-        run.answer(run.prefill(PROMPT, features, k), ids, lengths) for k in (first, second)
+        run.answer(run.prefill(run.begin(PROMPT), features, k), ids, lengths)
+        for k in (first, second)
     )
     assert np.abs(log_masses(one) - log_masses(other)).max() > 1e-2
 
@@ -90,12 +91,14 @@ def test_original_positions_leave_gaps(params):
     run = engine.Engine(params, CFG)
     features = run.encode(pixels(1), ("features",)).require("features")
     whole, part = np.arange(16)[None], np.array([[2, 3, 9]])
-    same = [run.prefill(PROMPT, features, whole, original_positions=o) for o in (False, True)]
+    same = [
+        run.prefill(run.begin(PROMPT), features, whole, original_positions=o) for o in (False, True)
+    ]
     chex.assert_trees_all_close(*same)
-    gaps = run.prefill(PROMPT, features, part, original_positions=True)
+    gaps = run.prefill(run.begin(PROMPT), features, part, original_positions=True)
     assert gaps.length == len(PROMPT) + 3
     assert gaps.next_position.tolist() == [len(PROMPT) + 16]
-    renumbered = run.prefill(PROMPT, features, part)
+    renumbered = run.prefill(run.begin(PROMPT), features, part)
     assert renumbered.next_position.tolist() == [len(PROMPT) + 3]
     a, b = (run.answer(p, ids, lengths) for p in (gaps, renumbered))
     assert np.abs(log_masses(a) - log_masses(b)).max() > 1e-3
@@ -180,7 +183,7 @@ def test_engine_compiles_each_block_once(params):
     ids, lengths = questions(2, num_questions=3, longest=11)
     features = run.encode(pixels(2), ("features",)).require("features")
     for k in (4, 4):
-        prefix = run.prefill(PROMPT, features, np.tile(np.arange(k), (2, 1)))
+        prefix = run.prefill(run.begin(PROMPT), features, np.tile(np.arange(k), (2, 1)))
         run.answer(prefix, ids, lengths)
     assert engine._compiled(model.text.block)._cache_size() == before + 1
 
@@ -192,10 +195,9 @@ def test_unused_vocabulary_is_masked():
     assert len(huggingface.flatten(huggingface.abstract(cfg))) > 0
     small = config.TextConfig(8, 4, 1, 1, 1, 4, 4)
     head = {"norm": {"weight": jnp.ones(4)}, "lm_head": jnp.ones((8, 4))}
-    masked = model._last_logits(
+    masked = model._logits(
         head,
-        jnp.ones((1, 1, 2, 4)),
-        jnp.array([[2]]),
+        jnp.ones((1, 1, 1, 4)),
         cfg=config.LlavaConfig(CFG.vision, small, 6, real_vocab_size=6),
     )
     assert np.isfinite(masked[..., :6]).all()

@@ -83,7 +83,7 @@ def check_parity(folder, cfg):
     with jax.default_matmul_precision("highest"):
         seen = run.encode(pixels, ("hidden", "features", "saliency"))
         every = np.tile(np.arange(cfg.vision.num_tokens), (2, 1))
-        prefix = run.prefill(PROMPT, seen.require("features"), every)
+        prefix = run.prefill(run.begin(PROMPT), seen.require("features"), every)
         logits = run.answer(prefix, ids, lengths)
     with torch.no_grad():
         tower = reference.model.vision_tower(
@@ -159,7 +159,7 @@ def test_pocket_gives_transformers_answers():
             (group,), dataset, tokenizer, image_size=cfg.vision.image_size, preprocessing="pad"
         )
         features = run.encode(batch.pixels, ("features",)).require("features")
-        prefix = run.prefill(np.asarray(prompt), features, np.arange(576)[None])
+        prefix = run.prefill(run.begin(np.asarray(prompt)), features, np.arange(576)[None])
         logits = np.asarray(run.answer(prefix, batch.suffix_ids, batch.lengths))[0]
         pixels = torch.tensor(batch.pixels.transpose(0, 3, 1, 2))
         count, width = len(group.questions), batch.suffix_ids.shape[-1]
