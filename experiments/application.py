@@ -1,20 +1,27 @@
-"""Joins the two programs for a benchmark's command line: answer, then report."""
+"""Joins the two programs for a benchmark's command line: answer, then report.
+
+Both are imported when the command line has been understood: jax takes half a second, help and a
+mistyped flag should not.
+"""
 
 from __future__ import annotations
 
-import logging
+import logging as python_logging
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import absl.flags
-import jax
-from absl import app
+from absl import app, logging
 
-from experiments.harness import command, errors, flags
+from experiments.harness import errors, flags
 from experiments.harness.benchmark import Benchmark
 from experiments.harness.config import RunConfig
-from experiments.reporting import aggregate, tables
+
+if TYPE_CHECKING:
+    from experiments.harness import command
 
 absl.flags.disclaim_key_flags()  # as in harness.flags
 _RESUME = "nothing answered is lost, the same command resumes"
@@ -22,31 +29,44 @@ _RESUME = "nothing answered is lost, the same command resumes"
 
 def start(benchmark: Benchmark) -> None:
     """Define the flags, run the benchmark and exit with its code."""
-    logging.getLogger("jax").setLevel(logging.WARNING)
     flags.define(benchmark.name)
     app.run(lambda argv: errors.exit_code(lambda: _main(benchmark, argv), resume=_RESUME))
 
 
 def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
     """Run and report; return the exit code."""
+    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # whatever --verbosity says
     errors.refuse_arguments(argv)
     config = flags.run_config()
-    _cache_compiled_programs()
-    outcome = command.run(benchmark, config)
-    return errors.COMPLETE if outcome is None else _report(benchmark, config, outcome)
+    from experiments.harness import command
+    from experiments.harness.stopwatch import Stopwatch
+
+    _cache_compiled_programs(pathlib.Path(config.cache) / "programs")
+    watch = Stopwatch(exact=logging.level_debug())
+    outcome = command.run(benchmark, config, watch)
+    if outcome is None:
+        return errors.COMPLETE
+    with watch.stage("report"):
+        code = _report(benchmark, config, outcome)
+    if watch.exact:
+        print(watch.table(), file=sys.stderr)
+    return code
 
 
-def _cache_compiled_programs() -> None:
+def _cache_compiled_programs(folder: pathlib.Path) -> None:
     """Keep compiled programs between runs, unless JAX's own variable says where."""
+    import jax
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(folder / "llava_jax" / "programs"))
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -> int:
     """Print the tables of the settings asked for; return the exit code."""
+    from experiments.reporting import aggregate, tables
+
     out = pathlib.Path(config.out)
     if outcome.failed and not config.allow_failed:
         line = f"{outcome.failed} rows failed, see {out}/*/failures-*.jsonl; no metric is computed"

@@ -35,13 +35,19 @@ _ROWS = {"random": (3000, 2910), "popular": (3000,), "adversarial": (3000,)}
 _KEYS = ("question_id", "image", "text", "label")
 
 
-def load(data: str) -> Dataset:
+def load(data: str, limit: int | None = None) -> Dataset:
     """Return POPE's questions from a folder, or those of the embedded scenes.
+
+    Args:
+        data: the folder, or ``scenes``.
+        limit: pictures, from the first; None for all.
 
     Raises:
         InputError: a file is missing or malformed; it names the file, the line or the question.
     """
-    return _load_scenes() if data == _SCENES else _load_folder(pathlib.Path(data))
+    if data == _SCENES:
+        return _load_scenes(min(limit or _SCENES_IMAGES, _SCENES_IMAGES))
+    return _load_folder(pathlib.Path(data)).first_images(limit)
 
 
 def _example(split: str, number: Any, image: str, text: str, label: str) -> Example:
@@ -124,11 +130,11 @@ def _rows(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _load_scenes() -> Dataset:
-    """Ask POPE's questions about the embedded test world."""
+def _load_scenes(count: int) -> Dataset:
+    """Ask POPE's questions about the first pictures of the embedded test world."""
     world = scenes.world("test")
     examples, index_of = [], {}
-    for index in range(_SCENES_IMAGES):
+    for index in range(count):
         image = f"test-{index:05d}"
         index_of[image] = index
         for row in scenes.MINIATURES["pope"].questions(world, index):

@@ -84,14 +84,14 @@ class Benchmark:
 
     Attributes:
         name: also the default run folder's.
-        load: ``--data`` → its questions; raises InputError.
+        load: ``--data`` and how many pictures (None: all) → its questions; raises InputError.
         splits: names in the order of the tables.
         default_limit: pictures when ``--limit`` is not given, by ``--data``.
         lettered: whether questions have options A, B, C, …
     """
 
     name: str
-    load: Callable[[str], Dataset]
+    load: Callable[[str, int | None], Dataset]
     splits: Sequence[str]
     default_limit: Callable[[str], int | None]
     lettered: bool = False

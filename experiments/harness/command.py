@@ -11,12 +11,15 @@ from typing import Any
 
 import tqdm
 
-from experiments.harness import batching, flags, records, runner
+from experiments.harness import batching, flags, plan, records, runner
 from experiments.harness.benchmark import Benchmark, Dataset
-from experiments.harness.config import RunConfig, Setting, check, settings
+from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError, InterruptedRunError, UsageError
+from experiments.harness.features import FeatureCache
 from experiments.harness.folder import RunFolder
+from experiments.harness.grid import Setting, check, settings
 from experiments.harness.source import Source, find
+from experiments.harness.stopwatch import Stopwatch
 from llava_jax import prompts
 
 
@@ -37,8 +40,13 @@ class Outcome:
     answered: int
 
 
-def run(benchmark: Benchmark, config: RunConfig) -> Outcome | None:
+def run(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Outcome | None:
     """Answer all that is not answered yet; None after a dry run.
+
+    Args:
+        benchmark: what is asked.
+        config: the flags.
+        watch: is told where the time goes.
 
     Raises:
         UsageError: a flag's value does not fit the model or the pruners.
@@ -51,44 +59,47 @@ def run(benchmark: Benchmark, config: RunConfig) -> Outcome | None:
     source = find(config.model, config.dtype, offline=config.offline)
     grid = settings(config, source.cfg.vision.num_tokens)
     limit = config.limit or benchmark.default_limit(config.data)
-    dataset = benchmark.load(config.data).first_images(limit)
-    groups = batching.group_by_image(dataset.examples)
+    with watch.stage("read questions"):
+        dataset = benchmark.load(config.data, limit)
+        work = plan.make(batching.group_by_image(dataset.examples), grid, source)
     if config.dry_run:
-        print(_describe(grid, groups, dataset))
+        print(plan.describe(work, grid, source, dataset.source))
         return None
     _check_answers(dataset, source)
-    identity = _identity(benchmark, config, source, dataset)
-    folders = [_open(setting, config, identity, groups) for setting in grid]
-    return _answer(grid, folders, groups, dataset, source, config)
+    with watch.stage("digests of data and weights"):
+        identity = _identity(benchmark, config, source, dataset)
+    folders = [_open(setting, config, identity, work) for setting in grid]
+    cache = _cache(config, identity)
+    inputs = runner.Inputs(work, dataset, source, config, cache, watch)
+    return _answer(grid, folders, inputs)
 
 
-def _answer(
-    grid: tuple[Setting, ...],
-    folders: list[RunFolder],
-    groups: tuple[batching.ImageGroup, ...],
-    dataset: Dataset,
-    source: Source,
-    config: RunConfig,
-) -> Outcome:
+def _answer(grid: tuple[Setting, ...], folders: list[RunFolder], inputs: runner.Inputs) -> Outcome:
     """Run the settings that are not sealed and seal them."""
+    rows = len(inputs.dataset.examples)
     open_jobs = [(s, f) for s, f in zip(grid, folders, strict=True) if not f.sealed]
     jobs = [_job(setting, folder) for setting, folder in open_jobs]
-    missing = sum(len(dataset.examples) - len(job.done) for job in jobs)
+    missing = sum(rows - len(job.done) for job in jobs)
     failed = 0
     try:
         if missing:
             with _Progress(missing) as progress:
-                batches = batching.plan(groups, runner.batch_size())
-                failed = runner.evaluate(
-                    jobs, batches, dataset, source, config, between=progress.advance
-                )
+                failed = runner.evaluate(jobs, inputs, between=progress.advance)
     finally:
         for job in jobs:
             job.writer.close()
     for job in jobs:
         job.folder.seal()
-    expected = len(grid) * len(dataset.examples)
-    return Outcome(tuple(f.path for f in folders), expected, failed, missing - failed)
+    paths = tuple(folder.path for folder in folders)
+    return Outcome(paths, len(grid) * rows, failed, missing - failed)
+
+
+def _cache(config: RunConfig, identity: Mapping[str, Any]) -> FeatureCache:
+    """Return the cache of vision outputs for this model, dtype and preprocessing."""
+    names = ("weights", "dtype", "preprocessing")
+    own = {name: identity[name] for name in names} | {"vision": identity["model"]["vision"]}
+    folder = pathlib.Path(config.cache) / "features"
+    return FeatureCache(folder, int(config.cache_gib * 2**30), own)
 
 
 def _job(setting: Setting, folder: RunFolder) -> runner.Job:
@@ -167,32 +178,18 @@ def _open(
     setting: Setting,
     config: RunConfig,
     identity: Mapping[str, Any],
-    groups: tuple[batching.ImageGroup, ...],
+    work: plan.Plan,
 ) -> RunFolder:
     """Make or find a setting's folder."""
-    own = {"setting": setting.describe(), "select_dtype": "float32"}
-    plan = {"images": len(groups), "images_per_batch": runner.batch_size()}
+    batches = {"images": len(work.groups), "images_per_batch": work.images_per_batch}
     # Through JSON and back, so that it compares equal with what a run.json holds.
-    whole = records.canonical_copy({**identity, **own})
+    whole = records.canonical_copy({**identity, "setting": setting.describe()})
     return RunFolder.open(
         pathlib.Path(config.out) / setting.id,
         whole,
-        [row.key for group in groups for row in group.rows],
-        plan=plan,
+        [row.key for group in work.groups for row in group.rows],
+        plan=batches,
         setting=setting.describe(),
         flagfile=flags.flagfile(config, setting.describe()),
         fork=config.fork,
     )
-
-
-def _describe(
-    grid: tuple[Setting, ...], groups: tuple[batching.ImageGroup, ...], dataset: Dataset
-) -> str:
-    """Return the plan in words."""
-    distinct = sum(len(group.questions) for group in groups)
-    rows = len(dataset.examples)
-    lines = [
-        f"{dataset.source}: {rows} rows, {distinct} distinct questions, {len(groups)} pictures",
-        *(f"  {setting.id}: {rows} answers" for setting in grid),
-    ]
-    return "\n".join(lines)

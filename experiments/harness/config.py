@@ -1,72 +1,15 @@
-"""What a run is: a grid of settings over one benchmark and one model."""
+"""Everything the flags say, as a value."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import pruning
-from experiments.harness.errors import UsageError
 from llava_jax import images
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """One point of the grid: a pruner with its hyper-parameters, a budget and a seed.
-
-    Attributes:
-        pruner: instance of a registered class.
-        budget: tokens to keep, K.
-        seed: of stochastic pruners; None for the others, which do not depend on it.
-        order: how kept tokens are handed over, ``raster`` or ``selection``.
-        positions: ``contiguous`` or ``original``.
-    """
-
-    pruner: Any
-    budget: int
-    seed: int | None
-    order: str = "raster"
-    positions: str = "contiguous"
-
-    @property
-    def name(self) -> str:
-        """The pruner's name."""
-        return self.pruner.name
-
-    @property
-    def id(self) -> str:
-        """Name of the setting's folder."""
-        if self.name == FULL:
-            return FULL
-        values = {"k": self.budget} | pruning.hyperparameters(self.pruner)
-        values |= {} if self.seed is None else {"seed": self.seed}
-        words = [self.name, *(_plain(name, value) for name, value in values.items())]
-        words += [word for word in (self.order, self.positions) if word not in _USUAL]
-        return "_".join(words)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the setting as results.json shows it."""
-        values = {name: _json(v) for name, v in pruning.hyperparameters(self.pruner).items()}
-        own = {"pruner": self.name, "budget": self.budget, "seed": self.seed}
-        return own | {"order": self.order, "positions": self.positions} | values
-
 
 FULL = "none"
 """The pruner that keeps everything; every table has its row."""
-_USUAL = ("raster", "contiguous")
-
-
-def _plain(name: str, value: Any) -> str:
-    """Spell a value for a folder name; a word speaks for itself."""
-    if isinstance(value, str):
-        return value
-    return f"{name}{value:.10g}" if isinstance(value, float) else f"{name}{value}"
-
-
-def _json(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | None) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +35,8 @@ class RunConfig:
         allow_failed: report although rows failed.
         offline: open no socket.
         dry_run: print the plan and stop.
+        cache: folder for what may be computed again.
+        cache_gib: how much of it vision features may fill; 0 keeps none.
     """
 
     model: str
@@ -112,65 +57,5 @@ class RunConfig:
     allow_failed: bool
     offline: bool
     dry_run: bool
-
-
-def check(config: RunConfig) -> None:
-    """Refuse hyper-parameters, before any file is read.
-
-    Raises:
-        UsageError: a hyper-parameter that no listed pruner has, or a value it cannot take.
-    """
-    _refuse_unused(config)
-    for name in config.pruners:
-        for values in _grid(pruning.get(name), config.hyperparameters):
-            try:
-                pruning.get(name)(**values).check()
-            except ValueError as error:
-                raise UsageError(str(error)) from None
-
-
-def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
-    """Return the grid's distinct settings, full tokens first.
-
-    Args:
-        config: the run.
-        num_tokens: N of the model.
-
-    Raises:
-        UsageError: a budget out of range.
-    """
-    wrong = [k for k in config.budgets if not 1 <= k <= num_tokens]
-    if wrong and set(config.pruners) != {FULL}:
-        raise UsageError(f"--budget={wrong[0]} is outside 1..{num_tokens}, the model's tokens")
-    found = [Setting(pruning.get(FULL)(), num_tokens, None)]
-    for name in config.pruners:
-        if name == FULL:
-            continue
-        cls = pruning.get(name)
-        for values in _grid(cls, config.hyperparameters):
-            pruner = cls(**values)
-            seeds: Sequence[int | None] = config.seeds if cls.stochastic else (None,)
-            how = (config.order, config.positions)
-            found += [Setting(pruner, k, s, *how) for k in config.budgets for s in seeds]
-    return tuple({setting.id: setting for setting in found}.values())
-
-
-def _grid(cls: Any, given: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Return every combination of the given values that the pruner has fields for."""
-    names = [name for name in pruning.hyperparameters(cls) if name in given]
-    return [
-        dict(zip(names, values, strict=True))
-        for values in itertools.product(*(given[name] for name in names))
-    ]
-
-
-def _refuse_unused(config: RunConfig) -> None:
-    """Raise UsageError if a hyper-parameter was given that no listed pruner has."""
-    owners = {name: pruning.hyperparameters(pruning.get(name)) for name in config.pruners}
-    for flag in config.hyperparameters:
-        if not any(flag in fields for fields in owners.values()):
-            have = [n for n in pruning.names() if flag in pruning.hyperparameters(pruning.get(n))]
-            raise UsageError(
-                f"--{flag} is not a hyper-parameter of {', '.join(config.pruners)}; "
-                f"{', '.join(have)} has it"
-            )
+    cache: str
+    cache_gib: float

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
-import pruning
+from experiments.harness import pruners
 from experiments.harness.config import FULL, RunConfig
 from experiments.harness.errors import UsageError
 
@@ -66,8 +68,8 @@ def _define_list(name: str, default: str | None, kind: type | str, text: str) ->
 def _hyperparameter_defaults() -> dict[str, dict[str, Any]]:
     """Return field → {pruner: default} over all registered pruners."""
     fields: dict[str, dict[str, Any]] = {}
-    for name in pruning.names():
-        for field, default in pruning.hyperparameters(pruning.get(name)).items():
+    for name, own in pruners.hyperparameters().items():
+        for field, default in own.items():
             fields.setdefault(field, {})[name] = default
     return fields
 
@@ -76,7 +78,7 @@ def define(benchmark: str) -> None:
     """Define the flags of a benchmark's command line."""
     flags.DEFINE_string("model", "pocket", "folder, hub id, or pocket (the embedded model)")
     flags.DEFINE_string("data", "scenes", "folder, or scenes (the embedded pictures)")
-    _define_list("pruner", FULL, str, f"of {', '.join(pruning.names())}")
+    _define_list("pruner", FULL, str, f"of {', '.join(pruners.hyperparameters())}")
     _define_list("budget", "128", int, "visual tokens to keep; none ignores it")
     _define_list("seed", "0", "seed", "of stochastic pruners")
     for field, defaults in _hyperparameter_defaults().items():
@@ -95,7 +97,6 @@ def define(benchmark: str) -> None:
     flags.DEFINE_enum(
         "dtype", None, ["float32", "float16", "bfloat16"], "of the model (default: by its size)"
     )
-    flags.DEFINE_enum("select_dtype", "float32", ["float32"], "tokens are selected in this dtype")
     flags.DEFINE_enum(
         "preprocessing", "pad", ["pad", "center_crop"], "pad: LLaVA's; center_crop: Hugging Face's"
     )
@@ -103,7 +104,17 @@ def define(benchmark: str) -> None:
     flags.DEFINE_bool("fork", False, "new folder where the setting's folder holds another run")
     flags.DEFINE_bool("allow_failed", False, "go on past unreadable pictures and report the rest")
     flags.DEFINE_bool("offline", False, "open no network connection")
-    flags.DEFINE_bool("dry_run", False, "print the plan and stop")
+    flags.DEFINE_bool("dry_run", False, "print the plan and its costs, and stop")
+    flags.DEFINE_string("cache", _cache_folder(), "folder of programs and features; may be deleted")
+    flags.DEFINE_float(
+        "cache_gib", 8.0, "of vision features kept there; 0 keeps none", lower_bound=0.0
+    )
+
+
+def _cache_folder() -> str:
+    """Return llava_jax in the user's cache folder."""
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return str(caches / "llava_jax")
 
 
 def _value(name: str) -> Any:
@@ -123,8 +134,8 @@ def run_config() -> RunConfig:
         UsageError: a pruner that does not exist.
     """
     for name in _flat("pruner"):
-        if name not in pruning.names():
-            known = ", ".join(pruning.names())
+        if name not in pruners.hyperparameters():
+            known = ", ".join(pruners.hyperparameters())
             raise UsageError(f"--pruner={name} does not exist; known: {known}")
     given = {name: _flat(name) for name in _hyperparameter_defaults() if _value(name)}
     return RunConfig(
@@ -138,7 +149,7 @@ def run_config() -> RunConfig:
 
 _PLAIN = (
     *("model", "data", "limit", "order", "positions", "mode", "options", "dtype"),
-    *("preprocessing", "out", "fork", "allow_failed", "offline", "dry_run"),
+    *("preprocessing", "out", "fork", "allow_failed", "offline", "dry_run", "cache", "cache_gib"),
 )
 
 
@@ -158,4 +169,4 @@ def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:
     )
 
 
-_ONE_OFF = ("fork", "dry_run")
+_ONE_OFF = ("fork", "dry_run", "cache", "cache_gib")

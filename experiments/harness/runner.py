@@ -8,7 +8,8 @@ K kept, V vocabulary, C choices.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,12 +18,16 @@ import numpy as np
 
 import calibration
 import pruning
-from experiments.harness import batching, records
+from experiments.harness import batching, loading, records
 from experiments.harness.benchmark import Dataset
-from experiments.harness.config import RunConfig, Setting
+from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError
+from experiments.harness.features import FeatureCache
 from experiments.harness.folder import RunFolder
+from experiments.harness.grid import Setting
+from experiments.harness.plan import Plan
 from experiments.harness.source import Source
+from experiments.harness.stopwatch import Stopwatch
 from llava_jax import model, prompts
 from llava_jax.engine import Engine
 
@@ -44,28 +49,33 @@ class Job:
     writer: records.Writer
 
 
-def batch_size() -> int:
-    """Return pictures per batch: one on CPU, where larger batches fall out of the cache."""
-    return 1 if jax.default_backend() == "cpu" else 8
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run reads.
+
+    Attributes:
+        plan: of the whole run.
+        dataset: opens the pictures.
+        source: the model.
+        config: the flags.
+        cache: what the tower said before.
+        watch: is told where the time goes.
+    """
+
+    plan: Plan
+    dataset: Dataset
+    source: Source
+    config: RunConfig
+    cache: FeatureCache
+    watch: Stopwatch
 
 
-def evaluate(
-    jobs: Sequence[Job],
-    batches: Sequence[tuple[batching.ImageGroup, ...]],
-    dataset: Dataset,
-    source: Source,
-    config: RunConfig,
-    *,
-    between: Callable[[int], None],
-) -> int:
+def evaluate(jobs: Sequence[Job], inputs: Inputs, *, between: Callable[[int], None]) -> int:
     """Answer what is not answered yet, batch by batch, every setting of a batch in turn.
 
     Args:
         jobs: the settings.
-        batches: the plan of the whole run.
-        dataset: opens the pictures.
-        source: the model.
-        config: the run.
+        inputs: what the run reads.
         between: called after every batch of a setting with the rows made durable; may raise
             to stop there.
 
@@ -75,39 +85,110 @@ def evaluate(
     Raises:
         InputError: a picture cannot be read and ``--allow_failed`` is not given.
     """
-    engine, failed = source.load(), 0
-    prompt_ids = jnp.asarray(source.tokenizer.first(prompts.vicuna_v1("")[0]))
-    outputs = tuple({"features", *(need for job in jobs for need in job.setting.pruner.needs)})
-    for groups in batches:
-        keys = [row.key for group in groups for row in group.rows]
-        pending = [job for job in jobs if not job.done.issuperset(keys)]
-        if not pending:
-            continue
-        batch = batching.collate(
-            groups,
-            dataset,
-            source.tokenizer,
-            image_size=source.cfg.vision.image_size,
-            preprocessing=config.preprocessing,
-        )
-        _refuse_unreadable(batch, config)
-        vision = engine.encode(jnp.asarray(batch.pixels), outputs)
-        orders = _orders([job.setting for job in pending], vision, batch)
-        for job in pending:
+    pending = [(groups, some) for groups in inputs.plan.batches if (some := _open(jobs, groups))]
+    outputs, watch, failed = needed(jobs), inputs.watch, 0
+    loaded = _load_ahead([groups for groups, _ in pending], outputs, inputs)
+    shared = _begin(inputs)
+    for _, open_jobs in pending:
+        with watch.stage("read pictures"):
+            ready = next(loaded)
+        _refuse_unreadable(ready, inputs.config)
+        with watch.stage("vision tower"):
+            vision = watch.ready(see(shared.engine, ready, outputs, inputs.cache))
+        with watch.stage("select"):
+            orders = _orders([job.setting for job in open_jobs], vision, ready.batch)
+        for job in open_jobs:
             kept = handed_over(orders[_selector(job.setting)], job.setting)
-            logits = _answer(engine, prompt_ids, vision, kept, batch, job.setting)
-            rows, failures = to_records(logits, kept, batch, source, job)
-            job.writer.append(rows, failures)
+            logits = _answer(shared, vision, kept, ready.batch, job.setting)
+            with watch.stage("write records"):
+                rows, failures = to_records(logits, kept, ready, inputs.source, job)
+                job.writer.append(rows, failures)
             failed += len(failures)
             between(len(rows))
     return failed
 
 
-def _refuse_unreadable(batch: batching.ImageBatch, config: RunConfig) -> None:
-    for group in batch.groups:
-        if group.image in batch.unreadable and not config.allow_failed:
+def _load_ahead(
+    batches: Sequence[tuple[batching.ImageGroup, ...]], outputs: tuple[str, ...], inputs: Inputs
+) -> Iterator[loading.Loaded]:
+    load = functools.partial(
+        loading.load,
+        plan=inputs.plan,
+        dataset=inputs.dataset,
+        cache=inputs.cache,
+        outputs=outputs,
+        image_size=inputs.source.cfg.vision.image_size,
+        preprocessing=inputs.config.preprocessing,
+    )
+    return loading.ahead(load, batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What all batches share.
+
+    Attributes:
+        engine: the model.
+        before: prefix of the text before the picture.
+        common_ids: int32[C], first tokens of every question.
+        watch: is told where the time goes.
+    """
+
+    engine: Engine
+    before: model.Prefix
+    common_ids: np.ndarray
+    watch: Stopwatch
+
+
+def _begin(inputs: Inputs) -> Shared:
+    """Load the model and compute what does not depend on a picture."""
+    plan, watch = inputs.plan, inputs.watch
+    with watch.stage("load weights"):
+        engine = inputs.source.load()
+    with watch.stage("text before the picture"):
+        before = watch.ready(engine.begin(np.array(plan.prompt_ids, np.int32)))
+    return Shared(engine, before, np.array(plan.common_ids, np.int32), watch)
+
+
+def _open(jobs: Sequence[Job], groups: Sequence[batching.ImageGroup]) -> list[Job]:
+    """Return the jobs that lack an answer to a question of these pictures."""
+    keys = [row.key for group in groups for row in group.rows]
+    return [job for job in jobs if not job.done.issuperset(keys)]
+
+
+def needed(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """Return the names of the vision outputs that the jobs' pruners and the decoder read."""
+    return tuple(sorted({"features", *(need for job in jobs for need in job.setting.pruner.needs)}))
+
+
+def see(
+    engine: Engine, ready: loading.Loaded, outputs: Sequence[str], cache: FeatureCache
+) -> model.VisionOutputs:
+    """Return the vision outputs of a batch, from the cache or from the tower.
+
+    Args:
+        engine: the model.
+        ready: the batch.
+        outputs: names.
+        cache: keeps what is computed here, of every picture that could be read.
+    """
+    if ready.pixels is None:
+        assert ready.seen is not None
+        return model.VisionOutputs(**{name: jnp.asarray(x) for name, x in ready.seen.items()})
+    vision = engine.encode(jnp.asarray(ready.pixels), outputs)
+    if cache.limit:
+        arrays = {name: np.asarray(vision.require(name)) for name in outputs}
+        for g, group in enumerate(ready.batch.groups):
+            if group.image not in ready.unreadable:
+                cache.put(ready.digests[g], {name: x[g] for name, x in arrays.items()})
+    return vision
+
+
+def _refuse_unreadable(ready: loading.Loaded, config: RunConfig) -> None:
+    for group in ready.batch.groups:
+        if group.image in ready.unreadable and not config.allow_failed:
             key = group.rows[0].key
-            reason = batch.unreadable[group.image]
+            reason = ready.unreadable[group.image]
             raise InputError(f"question {key}: {reason} (--allow_failed goes on without it)")
 
 
@@ -153,48 +234,52 @@ def handed_over(selected: np.ndarray, setting: Setting) -> np.ndarray:
 
 
 def _answer(
-    engine: Engine,
-    prompt_ids: jax.Array,
+    shared: Shared,
     vision: model.VisionOutputs,
     kept: np.ndarray,
     batch: batching.ImageBatch,
     setting: Setting,
 ) -> jax.Array:
     """Return first-token logits float32[G, Q, V] from the kept tokens alone."""
-    prefix = engine.prefill(
-        prompt_ids,
-        vision.require("features"),
-        jnp.asarray(kept),
-        original_positions=setting.positions == "original",
-    )
-    if prefix.length != len(prompt_ids) + setting.budget:
-        raise RuntimeError(f"the prefix has {prefix.length} tokens, not K = {setting.budget} more")
-    return engine.answer(prefix, jnp.asarray(batch.suffix_ids), jnp.asarray(batch.lengths))
+    with shared.watch.stage("decoder, picture"):
+        prefix = shared.engine.prefill(
+            shared.before,
+            vision.require("features"),
+            kept,
+            shared.common_ids,
+            original_positions=setting.positions == "original",
+        )
+        shared.watch.ready(prefix)
+    text_tokens = shared.before.length + len(shared.common_ids)
+    if prefix.length != text_tokens + setting.budget:
+        visual = prefix.length - text_tokens
+        raise RuntimeError(f"the prefix has {visual} visual tokens, not K = {setting.budget}")
+    with shared.watch.stage("decoder, questions"):
+        return shared.watch.ready(shared.engine.answer(prefix, batch.suffix_ids, batch.lengths))
 
 
 def to_records(
-    logits: jax.Array, kept: np.ndarray, batch: batching.ImageBatch, source: Source, job: Job
+    logits: jax.Array, kept: np.ndarray, ready: loading.Loaded, source: Source, job: Job
 ) -> tuple[list[records.Record], list[records.Failure]]:
     """Turn a batch's logits into rows: arrays in, strings out.
 
     Args:
         logits: float32[G, Q, V].
         kept: int32[G, K].
-        batch: whose questions were asked.
+        ready: the batch whose questions were asked.
         source: names the answers' tokens.
         job: the setting; rows it has already are left out.
 
     Returns:
         (rows, rows that failed), in the order of the plan.
     """
-    evidence = _evidence(logits, batch, source.tokenizer)
-    tokens = np.asarray(logits.argmax(-1))
+    evidence, tokens = _evidence(logits, ready.batch, source.tokenizer)
     rows, failures = [], []
-    for g, group in enumerate(batch.groups):
+    for g, group in enumerate(ready.batch.groups):
         mask = records.pack_mask(kept[g], source.cfg.vision.num_tokens)
         for q, question in enumerate(group.questions):
             masses, total = (x[g, q].tolist() for x in evidence[question[0].choices])
-            reason = batch.unreadable.get(group.image)
+            reason = ready.unreadable.get(group.image)
             if not reason and not np.isfinite([*masses, total]).all():
                 reason = f"the answers' log masses are not finite: {masses}"
             for row in question:
@@ -223,15 +308,19 @@ def to_records(
 
 def _evidence(
     logits: jax.Array, batch: batching.ImageBatch, tokenizer: prompts.Tokenizer
-) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-    """Return choices → (log masses float32[G, Q, C], their total float32[G, Q])."""
-    kinds = dict.fromkeys(q[0].choices for group in batch.groups for q in group.questions)
-    found = {}
-    for choices in kinds:
-        id_sets = tuple(tokenizer.answer_ids(spellings) for spellings in choices)
-        masses, total = _answer_log_masses(logits, id_sets)
-        found[choices] = (np.asarray(masses), np.asarray(total))
-    return found
+) -> tuple[dict[Any, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Return choices → (log masses float32[G, Q, C], their total [G, Q]), and first tokens [G, Q].
+
+    All kinds of choices are read in one program.
+    """
+    kinds = tuple(dict.fromkeys(q[0].choices for group in batch.groups for q in group.questions))
+    id_sets = tuple(tuple(map(tokenizer.answer_ids, choices)) for choices in kinds)
+    masses, tokens = jax.device_get(_read_answers(logits, id_sets))
+    return dict(zip(kinds, masses, strict=True)), tokens
 
 
-_answer_log_masses = jax.jit(calibration.answer_log_masses, static_argnames="id_sets")
+@functools.partial(jax.jit, static_argnames="id_sets")
+def _read_answers(
+    logits: jax.Array, id_sets: tuple[Any, ...]
+) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array]:
+    return [calibration.answer_log_masses(logits, ids) for ids in id_sets], logits.argmax(-1)

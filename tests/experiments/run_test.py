@@ -11,12 +11,15 @@ import pytest
 
 import pruning
 from experiments import pope
-from experiments.harness import command, records, runner
-from experiments.harness.config import RunConfig, settings
+from experiments.harness import command, plan, records, runner
+from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError, InterruptedRunError, UsageError
+from experiments.harness.grid import settings
 from experiments.harness.source import find
+from experiments.harness.stopwatch import Stopwatch
 from experiments.reporting import aggregate, tables
 from llava_jax import images, model, prompts, testing
+from llava_jax.engine import Engine
 
 LOG_MASS = 1e-5
 
@@ -49,11 +52,13 @@ def config(tiny, fixtures_dir, tmp_path):
         allow_failed=False,
         offline=True,
         dry_run=False,
+        cache=str(tmp_path / "cache"),
+        cache_gib=0.0,
     )
 
 
 def run(config):
-    return command.run(pope.BENCHMARK, config)
+    return command.run(pope.BENCHMARK, config, Stopwatch(exact=False))
 
 
 def contents(outcome):
@@ -159,9 +164,51 @@ def test_shared_positives_get_identical_masses_in_all_splits(config):
 
 def test_batches_of_one_and_of_many_agree(config, monkeypatch):
     one = run(config)
-    monkeypatch.setattr(runner, "batch_size", lambda: 4)
+    monkeypatch.setattr(plan, "_images_per_batch", lambda *_: 4)
     many = run(dataclasses.replace(config, out=config.out + "-many"))
     for a, b in zip(one.folders, many.folders, strict=True):
+        rows, others = read(a), read(b)
+        for key, row in rows.items():
+            assert row.kept == others[key].kept
+            np.testing.assert_allclose(row.log_masses, others[key].log_masses, atol=LOG_MASS)
+
+
+def test_kept_features_change_no_record(config, monkeypatch):
+    """The cache off, empty, full, half deleted and damaged: the same bytes of records."""
+    config = dataclasses.replace(config, pruners=("scope",), hyperparameters={})
+    kept = pathlib.Path(config.cache) / "features"
+    want = contents(run(config))
+    assert not kept.exists()
+
+    def again(name):
+        here = dataclasses.replace(config, out=config.out + name, cache_gib=1.0)
+        assert contents(run(here)) == want
+
+    encoded = []
+    encode = Engine.encode
+    monkeypatch.setattr(Engine, "encode", lambda *a: encoded.append(1) or encode(*a))
+    pictures = len(pope.load(config.data).images)
+    again("-empty")
+    assert len(encoded) == pictures
+    again("-full")
+    assert len(encoded) == pictures, "the second run never asks the tower"
+    files = sorted(file for file in kept.rglob("*") if file.is_file())
+    assert len(files) == 2 * pictures  # features and saliency
+    for file in files[:pictures]:
+        file.unlink()
+    files[-1].write_bytes(b"")
+    again("-half")
+    assert pictures < len(encoded) < 2 * pictures
+    before = len(encoded)
+    again("-whole")
+    assert len(encoded) == before
+
+
+def test_questions_that_begin_alike_are_answered_as_if_they_did_not(config, monkeypatch):
+    one = run(config)
+    monkeypatch.setattr(plan, "common_start", lambda sequences: [])
+    other = run(dataclasses.replace(config, out=config.out + "-apart"))
+    for a, b in zip(one.folders, other.folders, strict=True):
         rows, others = read(a), read(b)
         for key, row in rows.items():
             assert row.kept == others[key].kept

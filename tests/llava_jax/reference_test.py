@@ -153,15 +153,16 @@ def test_pocket_gives_transformers_answers():
     dataset = ask_miniatures(9)
     prompt = tokenizer.first(prompts.vicuna_v1("")[0])
     image = [cfg.image_token_id] * cfg.vision.num_tokens
+    texts = {example.user_text for example in dataset.examples}
+    suffixes = {text: tokenizer.rest(prompts.vicuna_v1(text)[1]) for text in texts}
     checked = 0
     for group in batching.group_by_image(dataset.examples):
-        batch = batching.collate(
-            (group,), dataset, tokenizer, image_size=cfg.vision.image_size, preprocessing="pad"
-        )
-        features = run.encode(batch.pixels, ("features",)).require("features")
+        batch = batching.collate((group,), suffixes)
+        picture = images.preprocess(dataset.read_image(group.image), cfg.vision.image_size)
+        features = run.encode(picture[None], ("features",)).require("features")
         prefix = run.prefill(run.begin(np.asarray(prompt)), features, np.arange(576)[None])
         logits = np.asarray(run.answer(prefix, batch.suffix_ids, batch.lengths))[0]
-        pixels = torch.tensor(batch.pixels.transpose(0, 3, 1, 2))
+        pixels = torch.tensor(picture.transpose(2, 0, 1)[None])
         count, width = len(group.questions), batch.suffix_ids.shape[-1]
         ids = np.hstack([np.tile([*prompt, *image], (count, 1)), batch.suffix_ids[0, :count]])
         with torch.no_grad():

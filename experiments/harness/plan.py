@@ -1,0 +1,204 @@
+"""The plan of a run: what is computed once, in which batches, and what that costs.
+
+It is a function of the whole run, not of what is left of it, so that a run that was interrupted
+ends as one that was not. Axis letters: G pictures, Q questions, N visual tokens, K kept, S text
+before the picture, C common start of the questions, T suffix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from experiments.harness.batching import ImageGroup, padded
+from experiments.harness.grid import Setting
+from experiments.harness.source import Source
+from llava_jax import checkpoint, costs, prompts
+from llava_jax.config import LlavaConfig
+
+_TOKENS_PER_PASS = 2048
+"""With fewer, an accelerator waits for the weights instead of computing."""
+_MEMORY_SHARE = 0.8
+"""Of an accelerator's memory; the rest is for what no estimate sees."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is computed once, and in which batches.
+
+    Attributes:
+        groups: the pictures with their distinct questions.
+        prompt_ids: the S tokens before every picture, computed once per run.
+        common_ids: the C tokens that every question starts with, computed once per picture.
+        suffixes: user text → the tokens that are its own.
+        images_per_batch: pictures G.
+    """
+
+    groups: tuple[ImageGroup, ...]
+    prompt_ids: tuple[int, ...]
+    common_ids: tuple[int, ...]
+    suffixes: Mapping[str, tuple[int, ...]]
+    images_per_batch: int
+
+    @property
+    def batches(self) -> tuple[tuple[ImageGroup, ...], ...]:
+        """The pictures of each batch."""
+        size = self.images_per_batch
+        return tuple(self.groups[i : i + size] for i in range(0, len(self.groups), size))
+
+
+def make(groups: tuple[ImageGroup, ...], grid: Sequence[Setting], source: Source) -> Plan:
+    """Plan a run.
+
+    Args:
+        groups: all its pictures.
+        grid: all its settings.
+        source: the model.
+    """
+    texts = dict.fromkeys(q[0].user_text for group in groups for q in group.questions)
+    ids = {text: source.tokenizer.rest(prompts.vicuna_v1(text)[1]) for text in texts}
+    common = common_start(list(ids.values()))
+    plan = Plan(
+        groups=groups,
+        prompt_ids=tuple(source.tokenizer.first(prompts.vicuna_v1("")[0])),
+        common_ids=tuple(common),
+        suffixes={text: tuple(tokens[len(common) :]) for text, tokens in ids.items()},
+        images_per_batch=1,
+    )
+    return dataclasses.replace(plan, images_per_batch=_images_per_batch(plan, grid, source))
+
+
+def common_start(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """Return the longest common start that leaves every sequence a token of its own."""
+    first, last = min(sequences), max(sequences)  # these two differ first
+    longest = min(map(len, sequences)) - 1
+    same = [a == b for a, b in zip(first, last, strict=False)]
+    return list(first[: min([*same, False].index(False), longest)])
+
+
+def _images_per_batch(plan: Plan, grid: Sequence[Setting], source: Source) -> int:
+    """Return G: one picture on CPU, where larger batches fall out of the cache; see below."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return 1
+    available = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    return batch_size(plan, grid, source.cfg, np.dtype(source.dtype).itemsize, available)
+
+
+def batch_size(
+    plan: Plan, grid: Sequence[Setting], cfg: LlavaConfig, itemsize: int, available: float
+) -> int:
+    """Return how many pictures an accelerator takes at once.
+
+    So many that a pass has 2,048 tokens, fewer where the memory does not hold them, at least one.
+
+    Args:
+        plan: the run.
+        grid: its settings; the largest budget decides about memory.
+        cfg: the model's shapes.
+        itemsize: bytes of a parameter.
+        available: bytes of the device.
+    """
+    questions, suffix = _typical(plan)
+    wanted = min(math.ceil(_TOKENS_PER_PASS / (questions * suffix)), len(plan.groups))
+    weights = checkpoint.num_parameters(cfg) * itemsize
+    room = _MEMORY_SHARE * available - weights
+    return max(
+        [g for g in range(1, wanted + 1) if _peak(plan, grid, cfg, itemsize, g) <= room] + [1]
+    )
+
+
+def _typical(plan: Plan) -> tuple[int, int]:
+    """Return (questions of the fullest picture, tokens of the longest question), padded."""
+    questions = max(len(group.questions) for group in plan.groups)
+    return padded(questions, max(map(len, plan.suffixes.values())))
+
+
+def _peak(plan: Plan, grid: Sequence[Setting], cfg: LlavaConfig, itemsize: int, images: int) -> int:
+    prefix = len(plan.prompt_ids) + max(s.budget for s in grid) + len(plan.common_ids)
+    questions, suffix = _typical(plan)
+    return costs.peak_bytes(cfg, costs.Batch(images, questions, prefix, suffix), itemsize)
+
+
+def describe(plan: Plan, grid: Sequence[Setting], source: Source, name: str) -> str:
+    """Return the plan in words and numbers: what --dry_run prints.
+
+    Args:
+        plan: the run.
+        grid: its settings.
+        source: the model.
+        name: of the data.
+    """
+    questions = [question for group in plan.groups for question in group.questions]
+    rows = sum(map(len, questions))
+    lengths = [len(ids) for ids in plan.suffixes.values()]
+    itemsize = np.dtype(source.dtype).itemsize
+    weights = checkpoint.num_parameters(source.cfg) * itemsize
+    peak = _peak(plan, grid, source.cfg, itemsize, plan.images_per_batch)
+    batches = len(plan.batches)
+    lines = [
+        f"{name}: {rows} rows, {len(questions)} distinct questions, {len(plan.groups)} pictures",
+        f"tokens: {len(plan.prompt_ids)} before the picture, once; {len(plan.common_ids)} that all "
+        f"questions begin with, once a picture; {min(lengths)}-{max(lengths)} of each question",
+        f"{batches} batches of {plan.images_per_batch} pictures; {source.dtype}, weights "
+        f"{_bytes(weights)}, a batch at most {_bytes(peak)} more (estimate)",
+        "",
+        f"{'setting':<44}{'answers':>9}{'tokens':>13}{'alone':>13}{'TFLOP':>11}{'alone':>11}{'less':>8}",
+    ]
+    seen = len(plan.groups) * costs.encode_flops(source.cfg.vision)
+    lines.append(f"{'vision tower, once for all settings':<44}{'':>35}{seen / 1e12:>11.4g}")
+    for setting in grid:
+        shared, alone = tokens(plan, setting), tokens_alone(plan, setting)
+        ours, theirs = flops(plan, setting, source.cfg), flops_alone(plan, setting, source.cfg)
+        lines.append(
+            f"{setting.id:<44}{rows:>9}{shared:>13}{alone:>13}"
+            f"{ours / 1e12:>11.4g}{theirs / 1e12:>11.4g}{theirs / (ours + seen):>7.1f}x"
+        )
+    lines.append("alone: every row asked by itself, picture and all; less: vision tower included")
+    return "\n".join(lines)
+
+
+def tokens(plan: Plan, setting: Setting) -> int:
+    """Count the tokens that go through the decoder under a setting."""
+    pictures = len(plan.groups) * (setting.budget + len(plan.common_ids))
+    return len(plan.prompt_ids) + pictures + sum(len(ids) for _, ids in _asked(plan))
+
+
+def tokens_alone(plan: Plan, setting: Setting) -> int:
+    """Count them if every row were asked by itself."""
+    shared = len(plan.prompt_ids) + setting.budget + len(plan.common_ids)
+    return sum(rows * (shared + len(ids)) for rows, ids in _asked(plan))
+
+
+def flops(plan: Plan, setting: Setting, cfg: LlavaConfig) -> int:
+    """Count the operations of projector and decoder under a setting."""
+    s, c, k = len(plan.prompt_ids), len(plan.common_ids), setting.budget
+    picture = costs.project_flops(cfg, k) + costs.extend_flops(cfg.text, s, k + c)
+    questions = sum(costs.answer_flops(cfg.text, s + k + c, len(ids)) for _, ids in _asked(plan))
+    return costs.extend_flops(cfg.text, 0, s) + len(plan.groups) * picture + questions
+
+
+def flops_alone(plan: Plan, setting: Setting, cfg: LlavaConfig) -> int:
+    """Count the operations if every row were asked by itself, vision tower included."""
+    shared = len(plan.prompt_ids) + len(plan.common_ids)
+    return sum(
+        rows * costs.alone_flops(cfg, setting.budget, shared + len(ids))
+        for rows, ids in _asked(plan)
+    )
+
+
+def _asked(plan: Plan) -> list[tuple[int, tuple[int, ...]]]:
+    """Return (rows that ask it, tokens of its own) per picture and distinct question."""
+    return [
+        (len(question), plan.suffixes[question[0].user_text])
+        for group in plan.groups
+        for question in group.questions
+    ]
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.3g} GiB" if count >= 2**29 else f"{count / 2**20:.3g} MiB"

@@ -1,0 +1,131 @@
+"""What a model costs: floating-point operations and bytes, counted from its shapes.
+
+A product of [m, k] and [k, n] counts 2mkn operations; norms, activations and softmax are left out
+(about one per cent). Axis letters: N visual tokens, K kept, P prefix, T suffix, S tokens of a whole
+prompt, D width, V vocabulary, G images, Q questions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
+
+
+def encode_flops(cfg: VisionConfig, depth: int | None = None) -> int:
+    """Count the operations that encode one picture.
+
+    Args:
+        cfg: the vision tower.
+        depth: blocks that run; up to the feature layer by default.
+    """
+    tokens, width = 1 + cfg.num_tokens, cfg.width
+    linear = 2 * tokens * (4 * width**2 + 2 * width * cfg.mlp_width)
+    attention = 4 * tokens**2 * width
+    patches = 2 * cfg.num_tokens * 3 * cfg.patch_size**2 * width
+    return patches + (cfg.feature_depth if depth is None else depth) * (linear + attention)
+
+
+def project_flops(cfg: LlavaConfig, num_tokens: int) -> int:
+    """Count the operations of the projector on K tokens."""
+    return 2 * num_tokens * cfg.text.width * (cfg.vision.width + cfg.text.width)
+
+
+def extend_flops(cfg: TextConfig, before: int, num_tokens: int) -> int:
+    """Count the operations that add tokens to a prefix: of the last layer keys and values only.
+
+    Args:
+        cfg: the decoder.
+        before: tokens P in the prefix.
+        num_tokens: tokens added.
+    """
+    seen = num_tokens * before + num_tokens * (num_tokens + 1) // 2
+    whole = num_tokens * _linear_flops(cfg) + seen * _attention_flops(cfg)
+    return (cfg.num_layers - 1) * whole + num_tokens * _key_value_flops(cfg)
+
+
+def answer_flops(cfg: TextConfig, prefix: int, num_tokens: int) -> int:
+    """Count the operations of one question: in the last layer and the head its last token only.
+
+    Args:
+        cfg: the decoder.
+        prefix: tokens P before the question.
+        num_tokens: tokens T of the question.
+    """
+    layers = extend_flops(cfg, prefix, num_tokens)
+    last = _linear_flops(cfg) - _key_value_flops(cfg)
+    last += (prefix + num_tokens) * _attention_flops(cfg)
+    return layers + last + 2 * cfg.width * cfg.vocab_size
+
+
+def alone_flops(cfg: LlavaConfig, num_kept: int, num_text: int) -> int:
+    """Count the operations of one question that shares nothing.
+
+    The whole tower runs, and every token goes through every layer; the head reads the last one.
+
+    Args:
+        cfg: the model.
+        num_kept: visual tokens K in the prompt.
+        num_text: text tokens in the prompt.
+    """
+    total = num_kept + num_text
+    decoder = total * _linear_flops(cfg.text)
+    decoder += total * (total + 1) // 2 * _attention_flops(cfg.text)
+    seen = encode_flops(cfg.vision, cfg.vision.num_layers) + project_flops(cfg, num_kept)
+    return seen + cfg.text.num_layers * decoder + 2 * cfg.text.width * cfg.text.vocab_size
+
+
+def _linear_flops(cfg: TextConfig) -> int:
+    """Count the matrix products of one token in one layer."""
+    own = 2 * cfg.width * cfg.num_heads * cfg.head_dim * 2
+    return own + _key_value_flops(cfg) + 6 * cfg.width * cfg.mlp_width
+
+
+def _key_value_flops(cfg: TextConfig) -> int:
+    return 2 * cfg.width * 2 * cfg.num_kv_heads * cfg.head_dim
+
+
+def _attention_flops(cfg: TextConfig) -> int:
+    """Count the operations of one query token with one key token, all heads of one layer."""
+    return 4 * cfg.num_heads * cfg.head_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Shapes of a batch.
+
+    Attributes:
+        images: pictures G.
+        questions: questions Q per picture.
+        prefix: tokens P of a prefix.
+        suffix: tokens T of a suffix.
+    """
+
+    images: int
+    questions: int
+    prefix: int
+    suffix: int
+
+
+def peak_bytes(cfg: LlavaConfig, batch: Batch, itemsize: int) -> int:
+    """Estimate the memory of a batch, the weights not counted.
+
+    Keys and values of all layers stay; of the rest, the largest block counts: its float32
+    attention scores, twice (before and after the softmax), and its widest activations.
+
+    Args:
+        cfg: the model.
+        batch: shapes.
+        itemsize: bytes of an activation.
+    """
+    g, tokens = batch.images, 1 + cfg.vision.num_tokens
+    seen = g * (tokens * (4 * cfg.vision.width + cfg.vision.mlp_width) * itemsize)
+    seen += g * 2 * 4 * cfg.vision.num_heads * tokens**2
+    text, rows = cfg.text, batch.questions * batch.suffix
+    kept = 2 * g * batch.prefix * text.num_kv_heads * text.head_dim * itemsize * text.num_layers
+    wide = 4 * text.width + 3 * text.mlp_width
+    scores = 2 * 4 * text.num_heads
+    prefix = g * batch.prefix * (wide * itemsize + scores * batch.prefix)
+    suffix = g * rows * (wide * itemsize + scores * (batch.prefix + batch.suffix))
+    suffix += g * batch.questions * 4 * text.vocab_size
+    return kept + max(seen, prefix, suffix)
