@@ -37,7 +37,7 @@ class Engine:
         self.cfg = cfg
 
     def encode(
-        self, pixels: jax.Array, outputs: Sequence[str], saliency_layers: Sequence[int] = ()
+        self, pixels: model.Array, outputs: Sequence[str], saliency_layers: Sequence[int] = ()
     ) -> model.VisionOutputs:
         """Run the vision tower on float[G, H, W, 3]; see ``model.encode``."""
         return model.encode(
@@ -49,7 +49,7 @@ class Engine:
             stage=_compiled,
         )
 
-    def begin(self, prompt_ids: jax.Array) -> model.Prefix:
+    def begin(self, prompt_ids: model.Array) -> model.Prefix:
         """Compute the prefix of the text before the picture, int[S]; see ``model.begin``."""
         return model.begin(self.params, prompt_ids, cfg=self.cfg, stage=_compiled)
 
@@ -57,8 +57,8 @@ class Engine:
         self,
         before: model.Prefix,
         features: jax.Array,
-        kept: jax.Array,
-        common_ids: jax.Array | None = None,
+        kept: model.Array,
+        common_ids: model.Array | None = None,
         *,
         original_positions: bool = False,
     ) -> model.Prefix:
@@ -87,6 +87,8 @@ class Engine:
             stage=_compiled,
         )
 
-    def answer(self, prefix: model.Prefix, suffix_ids: jax.Array, lengths: jax.Array) -> jax.Array:
+    def answer(
+        self, prefix: model.Prefix, suffix_ids: model.Array, lengths: model.Array
+    ) -> jax.Array:
         """Return first-token logits float32[G, Q, V]; see ``model.answer``."""
         return model.answer(self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=_compiled)

@@ -29,6 +29,7 @@ from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
 from llava_jax.layers import dense
 
 Params = Mapping[str, Any]
+Array = jax.Array | np.ndarray
 Stage = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -94,7 +95,7 @@ class Prefix:
 
 def encode(
     params: Params,
-    pixels: jax.Array,
+    pixels: Array,
     *,
     cfg: LlavaConfig,
     outputs: Sequence[str] = ("features",),
@@ -192,9 +193,7 @@ def project_kept(
     return project(params, jnp.take_along_axis(features, kept[..., None], axis=1)), places
 
 
-def begin(
-    params: Params, prompt_ids: jax.Array, *, cfg: LlavaConfig, stage: Stage = inline
-) -> Prefix:
+def begin(params: Params, prompt_ids: Array, *, cfg: LlavaConfig, stage: Stage = inline) -> Prefix:
     """Compute the prefix that all pictures share: the text before the picture.
 
     Args:
@@ -217,9 +216,9 @@ def prefill(
     params: Params,
     before: Prefix,
     image: jax.Array,
-    places: jax.Array,
+    places: Array,
     span: jax.Array | int,
-    common_ids: jax.Array | None = None,
+    common_ids: Array | None = None,
     *,
     cfg: LlavaConfig,
     stage: Stage = inline,
@@ -262,9 +261,9 @@ def _prompt(params: Params, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _splice(
     params: Params,
     image: jax.Array,
-    places: jax.Array,
+    places: Array,
     span: jax.Array,
-    common_ids: jax.Array,
+    common_ids: Array,
     start: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Join picture and common start: inputs [G, 1, M, D], positions [G, 1, M], next position [G].
@@ -338,8 +337,8 @@ def _append(before: text.KeyValue, own: text.KeyValue) -> text.KeyValue:
 def answer(
     params: Params,
     prefix: Prefix,
-    suffix_ids: jax.Array,
-    lengths: jax.Array,
+    suffix_ids: Array,
+    lengths: Array,
     *,
     cfg: LlavaConfig,
     stage: Stage = inline,
@@ -387,10 +386,10 @@ def _logits(params: Params, x: jax.Array, *, cfg: LlavaConfig) -> jax.Array:
 
 def apply(
     params: Params,
-    pixels: jax.Array,
-    prompt_ids: jax.Array,
-    suffix_ids: jax.Array,
-    lengths: jax.Array,
+    pixels: Array,
+    prompt_ids: Array,
+    suffix_ids: Array,
+    lengths: Array,
     *,
     cfg: LlavaConfig,
     keep: jax.Array | None = None,

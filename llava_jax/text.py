@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llava_jax.config import TextConfig
 from llava_jax.layers import Linear, RMSNorm, dense, prefix_attention, rope, run
@@ -49,7 +50,8 @@ class TextBlock(nn.Module):
         self, x: jax.Array, positions: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return rotated queries [G, Q, T, H, d], rotated keys and values [G, Q, T, K, d]."""
-        return self.query(x, positions), *self.key_value(x, positions)
+        keys, values = self.key_value(x, positions)
+        return self.query(x, positions), keys, values
 
     def query(self, x: jax.Array, positions: jax.Array) -> jax.Array:
         """Return rotated queries float[G, Q, T, H, d]."""
@@ -97,7 +99,7 @@ def empty_prefix(num_images: int, dtype: jnp.dtype, *, cfg: TextConfig) -> KeyVa
     return KeyValue(nothing, nothing)
 
 
-def embed(params: Params, ids: jax.Array) -> jax.Array:
+def embed(params: Params, ids: jax.Array | np.ndarray) -> jax.Array:
     """Look up token ids int[...] in the embedding; float[..., D]."""
     return jnp.take(params["embed_tokens"], ids, axis=0)
 

@@ -17,7 +17,8 @@ from experiments.harness.features import FeatureCache
 from experiments.harness.plan import Plan
 from llava_jax import images
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +64,13 @@ def load(
     """
     batch = batching.collate(groups, plan.suffixes)
     digests = tuple(dataset.image_digest(group.image) for group in groups)
-    found = []
+    found: list[dict[str, np.ndarray]] = []
     for digest in digests:
-        found.append(cache.get(digest, outputs))
-        if found[-1] is None:  # one that is missing makes the whole batch go through the tower
+        if (one := cache.get(digest, outputs)) is None:
+            # One that is missing sends the whole batch through the tower: its shape stays.
             pixels, unreadable = _read(groups, dataset, image_size, preprocessing)
             return Loaded(batch, digests, pixels, None, unreadable)
+        found.append(one)
     seen = {name: np.stack([one[name] for one in found]) for name in outputs}
     return Loaded(batch, digests, None, seen, {})
 

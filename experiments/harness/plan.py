@@ -72,12 +72,12 @@ def make(groups: tuple[ImageGroup, ...], grid: Sequence[Setting], source: Source
     return dataclasses.replace(plan, images_per_batch=_images_per_batch(plan, grid, source))
 
 
-def common_start(sequences: Sequence[Sequence[int]]) -> list[int]:
+def common_start(sequences: Sequence[list[int]]) -> list[int]:
     """Return the longest common start that leaves every sequence a token of its own."""
-    first, last = min(sequences), max(sequences)  # these two differ first
+    first, last = min(sequences), max(sequences)  # no two have less in common
     longest = min(map(len, sequences)) - 1
     same = [a == b for a, b in zip(first, last, strict=False)]
-    return list(first[: min([*same, False].index(False), longest)])
+    return first[: min([*same, False].index(False), longest)]
 
 
 def _images_per_batch(plan: Plan, grid: Sequence[Setting], source: Source) -> int:
