@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from llava_jax import model
+from llava_jax import decoding, model, stage
 from llava_jax.config import LlavaConfig
 
 
@@ -32,12 +32,12 @@ class Engine:
         cfg: its shapes.
     """
 
-    def __init__(self, params: model.Params, cfg: LlavaConfig):
+    def __init__(self, params: stage.Params, cfg: LlavaConfig):
         self.params = params
         self.cfg = cfg
 
     def encode(
-        self, pixels: model.Array, outputs: Sequence[str], saliency_layers: Sequence[int] = ()
+        self, pixels: stage.Array, outputs: Sequence[str], saliency_layers: Sequence[int] = ()
     ) -> model.VisionOutputs:
         """Run the vision tower on float[G, H, W, 3]; see ``model.encode``."""
         return model.encode(
@@ -49,19 +49,19 @@ class Engine:
             stage=_compiled,
         )
 
-    def begin(self, prompt_ids: model.Array) -> model.Prefix:
-        """Compute the prefix of the text before the picture, int[S]; see ``model.begin``."""
-        return model.begin(self.params, prompt_ids, cfg=self.cfg, stage=_compiled)
+    def begin(self, prompt_ids: stage.Array) -> decoding.Prefix:
+        """Compute the prefix of the text before the picture, int[S]; see ``decoding.begin``."""
+        return decoding.begin(self.params, prompt_ids, cfg=self.cfg, stage=_compiled)
 
     def prefill(
         self,
-        before: model.Prefix,
+        before: decoding.Prefix,
         features: jax.Array,
-        kept: model.Array,
-        common_ids: model.Array | None = None,
+        kept: stage.Array,
+        common_ids: stage.Array | None = None,
         *,
         original_positions: bool = False,
-    ) -> model.Prefix:
+    ) -> decoding.Prefix:
         """Compute the prefix that the questions of each picture share.
 
         Args:
@@ -76,7 +76,7 @@ class Engine:
         """
         image, places = _compiled(model.project_kept)(self.params["projector"], features, kept)
         span = features.shape[1] if original_positions else kept.shape[1]
-        return model.prefill(
+        return decoding.prefill(
             self.params,
             before,
             image,
@@ -88,7 +88,9 @@ class Engine:
         )
 
     def answer(
-        self, prefix: model.Prefix, suffix_ids: model.Array, lengths: model.Array
+        self, prefix: decoding.Prefix, suffix_ids: stage.Array, lengths: stage.Array
     ) -> jax.Array:
-        """Return first-token logits float32[G, Q, V]; see ``model.answer``."""
-        return model.answer(self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=_compiled)
+        """Return first-token logits float32[G, Q, V]; see ``decoding.answer``."""
+        return decoding.answer(
+            self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=_compiled
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 import tqdm
 
-from experiments.harness import batching, flags, plan, records, runner
+from experiments.harness import batching, evidence, flags, plan, records, runner
 from experiments.harness.benchmark import Benchmark, Dataset
 from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError, InterruptedRunError, UsageError
@@ -102,10 +102,10 @@ def _cache(config: RunConfig, identity: Mapping[str, Any]) -> FeatureCache:
     return FeatureCache(folder, int(config.cache_gib * 2**30), own)
 
 
-def _job(setting: Setting, folder: RunFolder) -> runner.Job:
+def _job(setting: Setting, folder: RunFolder) -> evidence.Job:
     """Lock a setting's shard, then see what is done."""
     writer = records.Writer(folder.path)
-    return runner.Job(setting, folder, folder.done(), writer)
+    return evidence.Job(setting, folder, folder.done(), writer)
 
 
 class _Progress:

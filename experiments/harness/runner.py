@@ -2,7 +2,7 @@
 
 Each picture is encoded once and each greedy order computed once for the whole grid; all questions
 of a picture share one prefix per setting. Axis letters: G pictures, Q questions, N visual tokens,
-K kept, V vocabulary, C choices.
+C common start of the questions, K kept, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,37 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import calibration
 import pruning
-from experiments.harness import batching, loading, records
+from experiments.harness import batching, loading
 from experiments.harness.benchmark import Dataset
 from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError
+from experiments.harness.evidence import Job, to_records
 from experiments.harness.features import FeatureCache
-from experiments.harness.folder import RunFolder
 from experiments.harness.grid import Setting
 from experiments.harness.plan import Plan
 from experiments.harness.source import Source
 from experiments.harness.stopwatch import Stopwatch
-from llava_jax import model, prompts
+from llava_jax import decoding, model
 from llava_jax.engine import Engine
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One setting that still lacks answers.
-
-    Attributes:
-        setting: what to run.
-        folder: where its records go.
-        done: keys answered before.
-        writer: appends to its shard.
-    """
-
-    setting: Setting
-    folder: RunFolder
-    done: frozenset[str]
-    writer: records.Writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +117,7 @@ class Shared:
     """
 
     engine: Engine
-    before: model.Prefix
+    before: decoding.Prefix
     common_ids: np.ndarray
     watch: Stopwatch
 
@@ -256,71 +238,3 @@ def _answer(
         raise RuntimeError(f"the prefix has {visual} visual tokens, not K = {setting.budget}")
     with shared.watch.stage("decoder, questions"):
         return shared.watch.ready(shared.engine.answer(prefix, batch.suffix_ids, batch.lengths))
-
-
-def to_records(
-    logits: jax.Array, kept: np.ndarray, ready: loading.Loaded, source: Source, job: Job
-) -> tuple[list[records.Record], list[records.Failure]]:
-    """Turn a batch's logits into rows: arrays in, strings out.
-
-    Args:
-        logits: float32[G, Q, V].
-        kept: int32[G, K].
-        ready: the batch whose questions were asked.
-        source: names the answers' tokens.
-        job: the setting; rows it has already are left out.
-
-    Returns:
-        (rows, rows that failed), in the order of the plan.
-    """
-    evidence, tokens = _evidence(logits, ready.batch, source.tokenizer)
-    rows, failures = [], []
-    for g, group in enumerate(ready.batch.groups):
-        mask = records.pack_mask(kept[g], source.cfg.vision.num_tokens)
-        for q, question in enumerate(group.questions):
-            masses, total = (x[g, q].tolist() for x in evidence[question[0].choices])
-            reason = ready.unreadable.get(group.image)
-            if not reason and not np.isfinite([*masses, total]).all():
-                reason = f"the answers' log masses are not finite: {masses}"
-            for row in question:
-                if row.key in job.done:
-                    continue
-                if reason:
-                    failures.append(records.Failure(row.key, row.image, reason, job.folder.run))
-                    continue
-                rows.append(
-                    records.Record(
-                        key=row.key,
-                        image=row.image,
-                        split=row.split,
-                        label=row.label,
-                        log_masses=tuple(masses),
-                        answer_log_mass=total,
-                        token=int(tokens[g, q]),
-                        text=None,
-                        budget=job.setting.budget,
-                        kept=mask,
-                        run=job.folder.run,
-                    )
-                )
-    return rows, failures
-
-
-def _evidence(
-    logits: jax.Array, batch: batching.ImageBatch, tokenizer: prompts.Tokenizer
-) -> tuple[dict[Any, tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Return choices → (log masses float32[G, Q, C], their total [G, Q]), and first tokens [G, Q].
-
-    All kinds of choices are read in one program.
-    """
-    kinds = tuple(dict.fromkeys(q[0].choices for group in batch.groups for q in group.questions))
-    id_sets = tuple(tuple(map(tokenizer.answer_ids, choices)) for choices in kinds)
-    masses, tokens = jax.device_get(_read_answers(logits, id_sets))
-    return dict(zip(kinds, masses, strict=True)), tokens
-
-
-@functools.partial(jax.jit, static_argnames="id_sets")
-def _read_answers(
-    logits: jax.Array, id_sets: tuple[Any, ...]
-) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array]:
-    return [calibration.answer_log_masses(logits, ids) for ids in id_sets], logits.argmax(-1)

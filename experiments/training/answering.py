@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import scenes
 from experiments.training import wording
-from llava_jax import model
+from llava_jax import decoding, model
 from llava_jax.config import LlavaConfig
 
 _BATCH = 4
@@ -38,25 +38,25 @@ class Answers:
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def _prefix(params: dict[str, Any], features: jax.Array, *, cfg: LlavaConfig) -> model.Prefix:
+def _prefix(params: dict[str, Any], features: jax.Array, *, cfg: LlavaConfig) -> decoding.Prefix:
     image = model.project(params["projector"], features.astype(jnp.float32))
     g, n, _ = image.shape
     places = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (g, n))
-    before = model.begin(params, jnp.asarray(wording.prompt()), cfg=cfg)
-    return model.prefill(params, before, image, places, n, cfg=cfg)
+    before = decoding.begin(params, jnp.asarray(wording.prompt()), cfg=cfg)
+    return decoding.prefill(params, before, image, places, n, cfg=cfg)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def _log_probs(
     params: dict[str, Any],
-    prefix: model.Prefix,
+    prefix: decoding.Prefix,
     ids: jax.Array,
     lengths: jax.Array,
     *,
     cfg: LlavaConfig,
 ) -> jax.Array:
     """Return log probabilities of the first answer token, float32[G, Q, V]."""
-    return jax.nn.log_softmax(model.answer(params, prefix, ids, lengths, cfg=cfg), axis=-1)
+    return jax.nn.log_softmax(decoding.answer(params, prefix, ids, lengths, cfg=cfg), axis=-1)
 
 
 def answer(

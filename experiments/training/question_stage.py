@@ -28,7 +28,7 @@ from experiments.training import initial
 from experiments.training.asking import Batch
 from experiments.training.teaching import NOTHING, Block
 from experiments.training.wording import answer_ids, prompt
-from llava_jax import model, parameters, text
+from llava_jax import decoding, model, parameters, text
 from llava_jax.config import LlavaConfig, TextConfig
 
 Params = dict[str, Any]
@@ -222,7 +222,7 @@ def _answer_losses(
 
 def _block_loss(
     decoder: Params,
-    prefix: model.Prefix,
+    prefix: decoding.Prefix,
     categories: jax.Array,
     asked: Block,
     cfg: LlavaConfig,
@@ -252,8 +252,8 @@ def loss(
     """Return the stage's loss and the accuracy of the answers, each kind of question alike."""
     decoder = params["text"]
     image = model.project(params["projector"], batch.features.astype(jnp.float32))
-    before = model.begin(params, jnp.asarray(prompt()), cfg=cfg)
-    prefix = model.prefill(params, before, image, batch.positions, batch.span, cfg=cfg)
+    before = decoding.begin(params, jnp.asarray(prompt()), cfg=cfg)
+    prefix = decoding.prefill(params, before, image, batch.positions, batch.span, cfg=cfg)
     found = [
         _block_loss(decoder, prefix, batch.categories, asked, cfg, weights)
         for asked in batch.blocks

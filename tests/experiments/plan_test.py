@@ -13,7 +13,7 @@ from experiments.harness import batching, plan
 from experiments.harness.benchmark import Example
 from experiments.harness.grid import Setting
 from experiments.harness.source import find
-from llava_jax import config, costs, model, testing
+from llava_jax import config, costs, decoding, model, testing
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def test_operations_are_those_of_the_compiled_model():
 
     def decode(p, features):
         image, places = model.project_kept(p["projector"], features, np.arange(n)[None])
-        before = model.begin(p, prompt, cfg=CFG)
-        prefix = model.prefill(p, before, image, places, n, cfg=CFG)
-        return model.answer(p, prefix, suffix, np.full((1, 1), 7), cfg=CFG)
+        before = decoding.begin(p, prompt, cfg=CFG)
+        prefix = decoding.prefill(p, before, image, places, n, cfg=CFG)
+        return decoding.answer(p, prefix, suffix, np.full((1, 1), 7), cfg=CFG)
 
     features = np.zeros((1, n, CFG.vision.width), np.float32)
     ours = costs.project_flops(CFG, n) + costs.extend_flops(CFG.text, 0, 5)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llava_jax import config, engine, layers, model, parameters, testing
+from llava_jax import config, decoding, engine, layers, model, parameters, testing
 from llava_jax.checkpoint import huggingface
 
 CFG = config.from_hf(testing.tiny_config())
@@ -195,7 +195,7 @@ def test_unused_vocabulary_is_masked():
     assert len(huggingface.flatten(huggingface.abstract(cfg))) > 0
     small = config.TextConfig(8, 4, 1, 1, 1, 4, 4)
     head = {"norm": {"weight": jnp.ones(4)}, "lm_head": jnp.ones((8, 4))}
-    masked = model._logits(
+    masked = decoding._logits(
         head,
         jnp.ones((1, 1, 1, 4)),
         cfg=config.LlavaConfig(CFG.vision, small, 6, real_vocab_size=6),
