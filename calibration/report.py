@@ -122,6 +122,49 @@ def evaluate(
     )
 
 
+def lower(
+    num_rows: int,
+    num_choices: int,
+    *,
+    num_groups: int,
+    num_splits: int = 0,
+    num_resamples: int = 1000,
+    mode: Mode = "default",
+) -> jax.stages.Lowered:
+    """Lower the program of `evaluate` for float32 evidence of this shape, ahead of it.
+
+    Its `compile()` fills JAX's persistent compilation cache while something else computes.
+
+    Args:
+        num_rows: E.
+        num_choices: C.
+        num_groups: distinct groups.
+        num_splits: S.
+        num_resamples: R.
+        mode: as in `evaluate`.
+
+    Returns:
+        The lowered program.
+    """
+
+    def rows(dtype: jnp.dtype, *more: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_rows, *more), dtype)
+
+    return _program.lower(
+        rows(jnp.float32, num_choices),
+        rows(jnp.int32),
+        rows(jnp.float32),
+        rows(jnp.bool_, num_choices),
+        rows(jnp.int32),
+        rows(jnp.int32),
+        jax.random.key(0),
+        num_groups=num_groups,
+        num_splits=num_splits,
+        num_resamples=num_resamples,
+        mode=mode,
+    )
+
+
 @functools.partial(jax.jit, static_argnames=("num_groups", "num_splits", "num_resamples", "mode"))
 def _program(
     log_masses: jax.Array,

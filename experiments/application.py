@@ -10,6 +10,7 @@ import logging as python_logging
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import absl.flags
 from absl import app, logging
 
 from experiments.harness import errors, flags
-from experiments.harness.benchmark import Benchmark
+from experiments.harness.benchmark import Benchmark, Dataset
 from experiments.harness.config import RunConfig
 
 if TYPE_CHECKING:
@@ -43,9 +44,12 @@ def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
 
     _cache_compiled_programs(pathlib.Path(config.cache) / "programs")
     watch = Stopwatch(exact=logging.level_debug())
-    outcome = command.run(benchmark, config, watch)
-    if outcome is None:
+    work = command.prepare(benchmark, config, watch)
+    if work is None:
         return errors.COMPLETE
+    if not all(folder.sealed for folder in work.folders):
+        _compile_statistics(benchmark, config, work.inputs.dataset).start()
+    outcome = command.answer(work)
     with watch.stage("report"):
         code = _report(benchmark, config, outcome)
     if watch.exact:
@@ -61,6 +65,18 @@ def _cache_compiled_programs(folder: pathlib.Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _compile_statistics(
+    benchmark: Benchmark, config: RunConfig, dataset: Dataset
+) -> threading.Thread:
+    """Return a thread that compiles the report's program while the model answers."""
+    from experiments.reporting import aggregate
+
+    examples, num_splits = dataset.examples, len(benchmark.splits)
+    num_choices = max(len(example.choices) for example in examples)
+    shape = (len(examples), num_choices, len(dataset.images), num_splits)
+    return threading.Thread(target=aggregate.compile_ahead, args=(*shape, config.mode))
 
 
 def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -> int:

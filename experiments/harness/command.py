@@ -40,8 +40,23 @@ class Outcome:
     answered: int
 
 
-def run(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Outcome | None:
-    """Answer all that is not answered yet; None after a dry run.
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A run that is ready to begin.
+
+    Attributes:
+        settings: the grid, full tokens first.
+        folders: one per setting.
+        inputs: what the run reads.
+    """
+
+    settings: tuple[Setting, ...]
+    folders: tuple[RunFolder, ...]
+    inputs: runner.Inputs
+
+
+def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work | None:
+    """Check flags, model and data, and open the settings' folders; None after a dry run.
 
     Args:
         benchmark: what is asked.
@@ -51,7 +66,6 @@ def run(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Outcome | 
     Raises:
         UsageError: a flag's value does not fit the model or the pruners.
         InputError: weights, data or run folder refused.
-        InterruptedRunError: stopped between two batches by SIGTERM, or the disk is full.
     """
     if config.options != "valid" and not benchmark.lettered:
         raise UsageError(f"--options={config.options}: {benchmark.name} has no lettered options")
@@ -68,30 +82,35 @@ def run(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Outcome | 
     _check_answers(dataset, source)
     with watch.stage("digests of data and weights"):
         identity = _identity(benchmark, config, source, dataset)
-    folders = [_open(setting, config, identity, work) for setting in grid]
-    cache = _cache(config, identity)
-    inputs = runner.Inputs(work, dataset, source, config, cache, watch)
-    return _answer(grid, folders, inputs)
+    folders = tuple(_open(setting, config, identity, work) for setting in grid)
+    inputs = runner.Inputs(work, dataset, source, config, _cache(config, identity), watch)
+    return Work(grid, folders, inputs)
 
 
-def _answer(grid: tuple[Setting, ...], folders: list[RunFolder], inputs: runner.Inputs) -> Outcome:
-    """Run the settings that are not sealed and seal them."""
-    rows = len(inputs.dataset.examples)
-    open_jobs = [(s, f) for s, f in zip(grid, folders, strict=True) if not f.sealed]
+def answer(work: Work) -> Outcome:
+    """Answer all that is not answered yet, and seal what is complete.
+
+    Raises:
+        InputError: a picture cannot be read.
+        InterruptedRunError: stopped between two batches by SIGTERM, or the disk is full.
+    """
+    rows = len(work.inputs.dataset.examples)
+    both = zip(work.settings, work.folders, strict=True)
+    open_jobs = [(setting, folder) for setting, folder in both if not folder.sealed]
     jobs = [_job(setting, folder) for setting, folder in open_jobs]
     missing = sum(rows - len(job.done) for job in jobs)
     failed = 0
     try:
         if missing:
             with _Progress(missing) as progress:
-                failed = runner.evaluate(jobs, inputs, between=progress.advance)
+                failed = runner.evaluate(jobs, work.inputs, between=progress.advance)
     finally:
         for job in jobs:
             job.writer.close()
     for job in jobs:
         job.folder.seal()
-    paths = tuple(folder.path for folder in folders)
-    return Outcome(paths, len(grid) * rows, failed, missing - failed)
+    paths = tuple(folder.path for folder in work.folders)
+    return Outcome(paths, len(paths) * rows, failed, missing - failed)
 
 
 def _cache(config: RunConfig, identity: Mapping[str, Any]) -> FeatureCache:

@@ -57,6 +57,23 @@ def results(
     return content
 
 
+def compile_ahead(
+    num_rows: int, num_choices: int, num_images: int, num_splits: int, mode: calibration.report.Mode
+) -> None:
+    """Compile what ``results`` will run, into the persistent cache.
+
+    Args:
+        num_rows: answers of a setting.
+        num_choices: choices of the question that has most.
+        num_images: pictures.
+        num_splits: parts of the benchmark.
+        mode: ``default`` or ``paper`` statistics.
+    """
+    calibration.report.lower(
+        num_rows, num_choices, num_groups=num_images, num_splits=num_splits, mode=mode
+    ).compile()
+
+
 def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
     """Return the settings of the last results.json that have today's metrics."""
     try:

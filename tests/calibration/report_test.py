@@ -162,3 +162,28 @@ def test_an_empty_split_is_nan_and_does_not_hide():
     assert np.isnan(result.splits["accuracy"].value[1])
     assert np.isfinite(result.metrics["accuracy"].value)
     assert jnp.isnan(result.splits["temperature"].value[1])
+
+
+def test_lowered_program_is_the_one_that_evaluate_runs(monkeypatch):
+    rng = np.random.default_rng(0)
+    masses = np.log(rng.dirichlet([1, 1, 1], 24)).astype(np.float32)
+    group, split = np.arange(24) // 4, np.arange(24) % 2
+    ahead = report.lower(24, 3, num_groups=6, num_splits=2, num_resamples=10)
+    run, programs = report._program, []
+
+    def lower_only(*args, **static):
+        programs.append(run.lower(*args, **static).as_text())
+        return run(*args, **static)
+
+    monkeypatch.setattr(report, "_program", lower_only)
+    report.evaluate(
+        masses,
+        rng.integers(0, 3, 24),
+        np.zeros(24, np.float32),
+        group=group,
+        split=split,
+        num_splits=2,
+        key=jax.random.key(1),
+        num_resamples=10,
+    )
+    assert programs == [ahead.as_text()]

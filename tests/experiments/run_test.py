@@ -58,7 +58,8 @@ def config(tiny, fixtures_dir, tmp_path):
 
 
 def run(config):
-    return command.run(pope.BENCHMARK, config, Stopwatch(exact=False))
+    work = command.prepare(pope.BENCHMARK, config, Stopwatch(exact=False))
+    return work and command.answer(work)
 
 
 def contents(outcome):
