@@ -28,6 +28,7 @@ from absl import app, flags
 
 import pruning
 from benchmarks import harness, models, peers
+from llava_jax import costs
 from llava_jax.engine import Engine
 
 _SIZE = flags.DEFINE_list("size", ["0.85B"], f"of {', '.join(models.SIZES)}")
@@ -90,6 +91,24 @@ class Ours:
         count = len(self.pixels)
         return np.tile(padded, (count, 1, 1)), np.tile(lengths, (count, 1))
 
+    def flops(self, budget: int | None, questions: int) -> int:
+        """Count the operations of ``answer(see(budget), budget, questions)``."""
+        cfg, kept = self.cfg, budget or self.cfg.vision.num_tokens
+        one = costs.encode_flops(cfg.vision) + costs.project_flops(cfg, kept)
+        one += costs.extend_flops(cfg.text, PROMPT, kept + COMMON)
+        for ids in self.questions[:questions]:
+            one += costs.answer_flops(cfg.text, PROMPT + kept + COMMON, len(ids) - COMMON)
+        return len(self.pixels) * one
+
+    def memory(self, dtype: str) -> dict[str, float]:
+        """Return GiB that the largest batch took beside the weights, and what was estimated."""
+        statistics = jax.devices()[0].memory_stats() or {}
+        prefix = PROMPT + self.cfg.vision.num_tokens + COMMON
+        shapes = costs.Batch(len(self.pixels), ROWS, prefix, 24)
+        estimate = costs.peak_bytes(self.cfg, shapes, jnp.dtype(dtype).itemsize)
+        found = {"estimate": estimate, "measured": statistics.get("peak_bytes_in_use", 0)}
+        return {name: round(count / 2**30, 3) for name, count in found.items()}
+
     def alone(self, budget: int | None) -> jax.Array:
         """Answer one question about one picture, nothing shared, nothing known before."""
         before = self.engine.begin(self.prompt)
@@ -131,7 +150,9 @@ def compare(ours: Ours, peer: peers.Peer, budget: int | None) -> dict[str, Any]:
     if budget is None:
         sides["ours, one question"] = lambda: ours.alone(budget)
     times = harness.take_turns({k: _wait(f) for k, f in sides.items()}, _ROUNDS.value)
-    return {"seconds": {k: harness.spread(v) for k, v in times.items()}, **_ratios(times)}
+    seconds = {k: harness.spread(v) for k, v in times.items()}
+    rate = ours.flops(budget, 10) / seconds["ours"]["median"] / 1e12
+    return {"seconds": seconds, "TFLOP/s of ours": float(f"{rate:.4g}"), **_ratios(times)}
 
 
 def _ratios(times: dict[str, list[float]]) -> dict[str, Any]:
@@ -195,8 +216,9 @@ def main(_: Sequence[str]) -> None:
                 budget = min(budget, cfg.vision.num_tokens)
                 results.append(entry | {"budget": budget} | found)
                 ratios = {k: v for k, v in results[-1].items() if k.startswith("ratio")}
-                print(size, dtype, budget, ratios, flush=True)
+                print(size, dtype, budget, ratios, found["TFLOP/s of ours"], flush=True)
                 harness.save(_NAME.value, {"results": results})
+            print("memory of a batch, GiB:", ours.memory(dtype), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Axis letters, here and in the modules that build on this one: G images, Q questions, N visual
 tokens, P prefix, T suffix, L layers, D width, H heads, K key-value heads, V vocabulary.
 Weights are stored as Hugging Face stores them, [out, in], so that a checkpoint is mapped and
-never transposed. Matrix products accumulate in float32; norms and softmax run in float32.
+never transposed. Matrix products accumulate in float32, and those of float32 are exact products:
+accelerators would round the factors to fewer bits by themselves. Norms and softmax run in float32.
 """
 
 from __future__ import annotations
@@ -41,10 +42,16 @@ def dense(
     num_rows = rows.shape[0]
     rows = jnp.concatenate([rows, rows]) if num_rows == 1 else rows
     dims = (((1,), (1,)), ((), ()))
-    y = jax.lax.dot_general(rows, weight, dims, preferred_element_type=jnp.float32)[:num_rows]
+    y = jax.lax.dot_general(rows, weight, dims, **exact(x))[:num_rows]
     if bias is not None:
         y = y + _like(bias, y)
     return y.astype(dtype or x.dtype).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def exact(x: jax.Array) -> dict[str, Any]:
+    """Return the keywords of a product with x: accumulate in float32, do not round float32."""
+    highest = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return {"preferred_element_type": jnp.float32, "precision": highest}
 
 
 def run(module: nn.Module, params: Mapping[str, Any], *args: Any, method: str | None = None) -> Any:
@@ -145,7 +152,7 @@ def attention(
     Returns:
         float[G, S, H, d] in query's dtype.
     """
-    f32 = {"preferred_element_type": jnp.float32}
+    f32 = exact(query)
     scores = jnp.einsum("gqhd,gkhd->ghqk", query, keys, **f32)
     if causal:
         before = jnp.tril(jnp.ones(scores.shape[-2:], bool)).reshape(1, 1, *scores.shape[-2:])
@@ -164,7 +171,7 @@ def attention_row(query: jax.Array, keys: jax.Array) -> jax.Array:
     Returns:
         float32[G, H, S]; sums to one over S.
     """
-    scores = jnp.einsum("ghd,gshd->ghs", query, keys, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("ghd,gshd->ghs", query, keys, **exact(query))
     return jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
 
 
@@ -195,7 +202,7 @@ def prefix_attention(
     """
     g, q, u, heads, width = query.shape
     grouped = query.reshape(g, q, u, keys.shape[-2], -1, width)
-    f32 = {"preferred_element_type": jnp.float32}
+    f32 = exact(query)
     before = jnp.einsum("gqtkrd,gpkd->gqkrtp", grouped, prefix_keys, **f32)
     own = jnp.einsum("gqtkrd,gqskd->gqkrts", grouped, keys, **f32)
     if visible is None:

@@ -12,8 +12,7 @@ import numpy as np
 
 from experiments.harness.benchmark import Example
 
-QUESTION_BUCKET, TOKEN_BUCKET = 4, 8
-"""Q and T are padded to multiples of these, so that few programs are compiled."""
+_LEAST_STEP = 4  # of the buckets that Q and T are padded to; few shapes, few programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +86,11 @@ def collate(groups: tuple[ImageGroup, ...], suffixes: Mapping[str, Sequence[int]
 
 
 def padded(questions: int, tokens: int) -> tuple[int, int]:
-    """Return Q and T rounded up to their buckets."""
-    return _round_up(questions, QUESTION_BUCKET), _round_up(tokens, TOKEN_BUCKET)
+    """Return Q and T rounded up to their buckets (4, 8, … 64, 72, … 128, 144, …)."""
+    return _bucket(questions), _bucket(tokens)
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+def _bucket(count: int) -> int:
+    """Round up to a multiple of 4, of an eighth of the power of two below it where that is more."""
+    step = max(_LEAST_STEP, 1 << max(0, (count - 1).bit_length() - 4))
+    return -(-count // step) * step
