@@ -51,14 +51,14 @@ class Ours:
         questions: Q distinct questions, each with the common start.
     """
 
-    def __init__(self, params: Any, cfg: Any, num_pictures: int):
+    def __init__(self, params: Any, cfg: Any, num_pictures: int, num_questions: int = ROWS):
         rng = np.random.default_rng(0)
         self.engine, self.cfg = Engine(params, cfg), cfg
         side = cfg.vision.image_size
         self.pixels = rng.standard_normal((num_pictures, side, side, 3), np.float32)
         self.prompt = rng.integers(4, 30000, PROMPT).astype(np.int32)
         self.common = rng.integers(4, 30000, COMMON).astype(np.int32)
-        lengths = rng.integers(20, 24, ROWS)
+        lengths = rng.integers(20, 24, num_questions)
         self.questions = [[*self.common, *rng.integers(4, 30000, n)] for n in lengths]
         self.before = self.engine.begin(self.prompt)
 
@@ -69,7 +69,11 @@ class Ours:
 
     def answer(self, vision: Any, budget: int | None, questions: int) -> jax.Array:
         """Answer the first questions about every picture; float32[G, Q, V]."""
-        return self.engine.answer(self.prefix(vision, budget), *self._suffixes(questions))
+        return self.questions_only(self.prefix(vision, budget), questions)
+
+    def questions_only(self, prefix: Any, questions: int) -> jax.Array:
+        """Answer the first questions behind prefixes that are there; float32[G, Q, V]."""
+        return self.engine.answer(prefix, *self._suffixes(questions))
 
     def prefix(self, vision: Any, budget: int | None) -> Any:
         """Select, and prefill the prefix of every picture."""

@@ -9,6 +9,7 @@ accelerators would round the factors to fewer bits by themselves. Norms and soft
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -200,17 +201,27 @@ def prefix_attention(
     Returns:
         float[G, Q, U, H, d] in query's dtype.
     """
-    g, q, u, heads, width = query.shape
+    g, q, u, _, width = query.shape
+    product = functools.partial(jnp.einsum, **exact(query))
     grouped = query.reshape(g, q, u, keys.shape[-2], -1, width)
-    f32 = exact(query)
-    before = jnp.einsum("gqtkrd,gpkd->gqkrtp", grouped, prefix_keys, **f32)
-    own = jnp.einsum("gqtkrd,gqskd->gqkrts", grouped, keys, **f32)
+    before = product("gqtkrd,gpkd->gkqtrp", grouped, prefix_keys) * width**-0.5
+    own = product("gqtkrd,gqskd->gkqtrs", grouped, keys) * width**-0.5
     if visible is None:
         visible = jnp.tril(jnp.ones((u, u), bool)).reshape(1, 1, u, u)
-    own = jnp.where(visible[:, :, None, None], own, jnp.finfo(jnp.float32).min / 2)
-    weights = jax.nn.softmax(jnp.concatenate([before, own], -1) * width**-0.5, axis=-1)
-    weights = weights.astype(query.dtype)
-    split = prefix_keys.shape[1]
-    out = jnp.einsum("gqkrtp,gpkd->gqtkrd", weights[..., :split], prefix_values, **f32)
-    out += jnp.einsum("gqkrts,gqskd->gqtkrd", weights[..., split:], values, **f32)
-    return out.astype(query.dtype).reshape(g, q, u, heads, width)
+    own = jnp.where(visible[:, None, :, :, None], own, jnp.finfo(jnp.float32).min)
+    before, own, total = _exponentials(before, own)
+    out = product("gkqtrp,gpkd->gkqtrd", before.astype(query.dtype), prefix_values)
+    out += product("gkqtrs,gqskd->gkqtrd", own.astype(query.dtype), values)
+    return (out / total).astype(query.dtype).transpose(0, 2, 3, 1, 4, 5).reshape(query.shape)
+
+
+def _exponentials(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return exp(a − m), exp(b − m) and their sum over the last axes, m the largest of both.
+
+    The softmax of two segments side by side, without a copy of either.
+    """
+    top = jnp.maximum(
+        a.max(-1, keepdims=True, initial=-jnp.inf), b.max(-1, keepdims=True, initial=-jnp.inf)
+    )
+    a, b = (jnp.exp(x - jax.lax.stop_gradient(top)) for x in (a, b))
+    return a, b, a.sum(-1, keepdims=True) + b.sum(-1, keepdims=True)

@@ -16,7 +16,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ._ops import check_budget, cosine_similarity
+from . import _greedy
+from ._ops import check_budget, cosine_similarity, round_to
 from .base import Stage, Tokens, register
 
 
@@ -28,6 +29,7 @@ def scope(
     alpha: float | jax.Array = 1.0,
     gamma: float = 1.0,
     combine: str = "multiply",
+    select_dtype: str = "float32",
 ) -> jax.Array:
     """Pick, again and again, the salient token that adds most to the coverage of all.
 
@@ -36,42 +38,33 @@ def scope(
     with the cosine similarity s, the saliency c and the coverage m, which starts at 0 (so
     a negative similarity never counts). The sum runs over all tokens, the kept ones
     included. α = 0 is pure coverage, also where the saliency is 0 (0⁰ = 1). The lowest
-    index wins a tie.
+    index wins a tie. A NaN among the features leaves the raster order.
 
     Args:
       features: float[N, Dv] of any precision; all is computed in float32.
-      saliency: float[N], not negative, or None for equal weights.
+      saliency: float[N], not negative (else, or where NaN, it counts as 0), or None for
+        equal weights.
       budget: K, 1 … N.
       alpha: strength of the saliency, ≥ 0.
       gamma: > 0; below 1 favours many small gaps, above 1 few large ones. Static, so
-        that 1 and 2 cost no power.
+        that multiples of ¼ cost no power.
       combine: "multiply" or "add" (gⱼ + cⱼ^α); static.
+      select_dtype: "float32", or "float16" to replicate a run in half precision: every
+        intermediate is rounded to it, sums and products of matrices once at their end.
+        Gains above 64 then step by 1/16 or more, and ties are common. Static.
 
     Returns:
       int32[K] in order of selection: `order[:k]` is the answer for every k < K. A
-      budget, gamma or combine out of range is a ValueError.
+      budget, gamma, combine or select_dtype out of range is a ValueError.
     """
-    _check_gamma(gamma)
-    _check_combine(combine)
+    _check(gamma, combine, select_dtype)
     chex.assert_rank(features, 2)
     num_tokens = features.shape[0]
     check_budget(budget, num_tokens)
-    similarity = cosine_similarity(features)
-    weight = _weight(saliency, alpha, num_tokens)
-
-    def pick(step, state):
-        coverage, taken, order = state
-        gap = jnp.maximum(similarity - coverage[:, None], 0.0)
-        gain = jnp.sum(_power(gap, gamma), axis=0)
-        score = gain * weight if combine == "multiply" else gain + weight
-        best = jnp.argmax(jnp.where(taken, -jnp.inf, score)).astype(jnp.int32)
-        coverage = jnp.maximum(coverage, similarity[best])  # row = column
-        return coverage, taken.at[best].set(True), order.at[step].set(best)
-
-    coverage = jnp.zeros(num_tokens, jnp.float32)
-    taken = jnp.zeros(num_tokens, bool)
-    order = jnp.zeros(budget, jnp.int32)
-    return jax.lax.fori_loop(0, budget, pick, (coverage, taken, order))[2]
+    score = _greedy.Score(gamma, combine, select_dtype)
+    similarity = cosine_similarity(features, select_dtype)
+    weight = _weight(saliency, alpha, num_tokens, select_dtype)
+    return _greedy.maximise(score, similarity, weight, budget)
 
 
 @register("scope")
@@ -84,10 +77,11 @@ class Scope:
     stochastic: ClassVar = False
 
     # A leaf: a sweep over α shares one compiled program. γ is static instead, because
-    # 1 and 2 compile to programs without a power, which run many times faster.
+    # multiples of ¼ compile to programs without a power, which run many times faster.
     alpha: float = 1.0
     gamma: float = dataclasses.field(default=1.0, metadata={"static": True})
     combine: str = dataclasses.field(default="multiply", metadata={"static": True})
+    select_dtype: str = dataclasses.field(default="float32", metadata={"static": True})
 
     def check(self) -> None:
         """Refuse hyper-parameters without a meaning."""
@@ -96,8 +90,7 @@ class Scope:
                 "scope: alpha must be finite and ≥ 0 (below, a saliency of 0 would weigh "
                 f"infinitely), got {self.alpha}"
             )
-        _check_gamma(self.gamma)
-        _check_combine(self.combine)
+        _check(self.gamma, self.combine, self.select_dtype)
 
     def __call__(self, tokens: Tokens, budget: int, key: jax.Array) -> jax.Array:
         """Return int32[budget]; the key is ignored."""
@@ -109,32 +102,32 @@ class Scope:
             alpha=self.alpha,
             gamma=self.gamma,
             combine=self.combine,
+            select_dtype=self.select_dtype,
         )
 
 
-def _weight(saliency: jax.Array | None, alpha: float | jax.Array, num_tokens: int) -> jax.Array:
+def _weight(
+    saliency: jax.Array | None, alpha: float | jax.Array, num_tokens: int, dtype: str
+) -> jax.Array:
     """Return c^α with 0⁰ = 1, or ones without a saliency."""
     if saliency is None:
         return jnp.ones(num_tokens, jnp.float32)
     chex.assert_shape(saliency, (num_tokens,))
-    return jnp.power(saliency.astype(jnp.float32), jnp.asarray(alpha, jnp.float32))
+    saliency = round_to(saliency.astype(jnp.float32), dtype)
+    weight = round_to(jnp.power(saliency, jnp.asarray(alpha, jnp.float32)), dtype)
+    return jnp.where(weight > 0, weight, 0.0)
 
 
-def _power(gap: jax.Array, gamma: float) -> jax.Array:
-    """Return gap^γ for gap ≥ 0 and γ > 0, so that 0^γ = 0."""
-    if gamma == 1:
-        return gap
-    return gap * gap if gamma == 2 else gap**gamma
-
-
-def _check_gamma(gamma: float) -> None:
+def _check(gamma: float, combine: str, select_dtype: str) -> None:
     if not 0 < gamma < math.inf:
         raise ValueError(
             "scope: gamma must be finite and > 0 (at 0 and below, a covered token would "
             f"count as much as an uncovered one or more), got {gamma}"
         )
-
-
-def _check_combine(combine: str) -> None:
     if combine not in ("multiply", "add"):
         raise ValueError(f'scope: combine must be "multiply" or "add", got {combine!r}')
+    if select_dtype not in ("float32", "float16"):
+        raise ValueError(
+            'scope: select_dtype must be "float32" or "float16" (bfloat16 keeps other '
+            f"tokens), got {select_dtype!r}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -11,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import calibration.report
@@ -69,9 +69,15 @@ def compile_ahead(
         num_splits: parts of the benchmark.
         mode: ``default`` or ``paper`` statistics.
     """
-    calibration.report.lower(
-        num_rows, num_choices, num_groups=num_images, num_splits=num_splits, mode=mode
-    ).compile()
+    with on_host():
+        calibration.report.lower(
+            num_rows, num_choices, num_groups=num_images, num_splits=num_splits, mode=mode
+        ).compile()
+
+
+def on_host() -> contextlib.AbstractContextManager[Any]:
+    """Compute on the CPU: a table needs no accelerator, and must not depend on there being one."""
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
 def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
@@ -94,18 +100,19 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Compute one setting's entry of results.json."""
     run, rows = predictions.read_run(folder), predictions.load(folder, splits)
-    report = calibration.report.evaluate(
-        jnp.asarray(rows.log_masses),
-        jnp.asarray(rows.label),
-        jnp.asarray(rows.answer_log_mass),
-        valid=jnp.asarray(rows.valid),
-        group=jnp.asarray(rows.image),
-        split=jnp.asarray(rows.split),
-        num_splits=len(splits),
-        key=jax.random.key(_BOOTSTRAP_SEED),
-        mode=mode,
-    )
-    report = jax.tree.map(np.asarray, report)
+    with on_host():
+        report = calibration.report.evaluate(
+            rows.log_masses,
+            rows.label,
+            rows.answer_log_mass,
+            valid=rows.valid,
+            group=rows.image,
+            split=rows.split,
+            num_splits=len(splits),
+            key=jax.random.key(_BOOTSTRAP_SEED),
+            mode=mode,
+        )
+        report = jax.tree.map(np.asarray, report)
     counts = np.bincount(rows.split, minlength=len(splits))
     return {
         "setting": folder.name,

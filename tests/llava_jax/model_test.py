@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llava_jax import config, decoding, engine, layers, model, parameters, testing
+from llava_jax import config, decoding, engine, layers, model, parameters, testing, text
 from llava_jax.checkpoint import huggingface
 
 CFG = config.from_hf(testing.tiny_config())
@@ -60,6 +60,23 @@ def test_shared_prefix_equals_question_by_question(params, num_images):
                 keep=kept[g : g + 1],
             )
             np.testing.assert_allclose(got[g, q], log_masses(want)[0, 0], atol=TOLERANCE)
+
+
+def test_a_common_start_may_stand_in_the_prefix(params):
+    ids, _ = questions(2)
+    ids[..., :3] = [40, 50, 60]
+    lengths = np.full((2, 5), 7)
+    lengths[:, 0] = 4
+    run = engine.Engine(params, CFG)
+    features = run.encode(pixels(2), ("features",)).require("features")
+    kept, before = np.array([[2, 3, 9], [0, 5, 15]]), run.begin(PROMPT)
+    for original in (False, True):
+        apart = run.prefill(before, features, kept, original_positions=original)
+        joined = run.prefill(before, features, kept, ids[0, 0, :3], original_positions=original)
+        assert joined.length == apart.length + 3
+        want = run.answer(apart, ids, lengths)
+        got = run.answer(joined, ids[..., 3:], lengths - 3)
+        np.testing.assert_allclose(log_masses(got), log_masses(want), atol=TOLERANCE)
 
 
 def test_padding_does_not_matter(params):
@@ -179,13 +196,13 @@ def test_dense_pads_a_single_row():
 
 def test_engine_compiles_each_block_once(params):
     run = engine.Engine(params, CFG)
-    before = engine._compiled(model.text.block)._cache_size()
+    before = engine._compiled(text.block)._cache_size()
     ids, lengths = questions(2, num_questions=3, longest=11)
     features = run.encode(pixels(2), ("features",)).require("features")
     for k in (4, 4):
         prefix = run.prefill(run.begin(PROMPT), features, np.tile(np.arange(k), (2, 1)))
         run.answer(prefix, ids, lengths)
-    assert engine._compiled(model.text.block)._cache_size() == before + 1
+    assert engine._compiled(text.block)._cache_size() == before + 1
 
 
 def test_unused_vocabulary_is_masked():

@@ -50,6 +50,7 @@ def test_hyperparameters_are_the_fields_in_order():
         ("alpha", 1.0),
         ("gamma", 1.0),
         ("combine", "multiply"),
+        ("select_dtype", "float32"),
     ]
     assert pruning.hyperparameters(pruning.Scope(alpha=0.5, gamma=2.0))["gamma"] == 2.0
     assert pruning.hyperparameters(pruning.Random) == {}
@@ -79,7 +80,7 @@ def test_an_incomplete_class_is_refused(registry, overrides, message):
     assert "mine" not in pruning.names()
 
 
-def test_select_traces_once_over_a_sweep(registry):
+def test_a_sweep_traces_no_second_time(registry):
     traces = []
 
     @pruning.register("mine")
@@ -100,9 +101,10 @@ def test_select_traces_once_over_a_sweep(registry):
     up, down = (pruning.select(Mine(slope=slope), tokens, 3, keys) for slope in (1.0, -1.0))
     np.testing.assert_array_equal(up, [[1, 2, 0]])
     np.testing.assert_array_equal(down, [[0, 2, 1]])
-    assert traces == [3]
+    once = [3, 3]  # the programs of CPUs and of other platforms
+    assert traces == once
     pruning.select(Mine(size=2), tokens, 3, keys)
-    assert traces == [3, 3]
+    assert traces == 2 * once
 
 
 def test_tokens_know_their_number():

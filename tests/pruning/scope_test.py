@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import pruning
 from pruning._ops import cosine_similarity
 
-scope = jax.jit(pruning.scope, static_argnames=("budget", "gamma", "combine"))
+scope = jax.jit(pruning.scope, static_argnames=("budget", "gamma", "combine", "select_dtype"))
 
 
 def order(features, saliency=None, budget=None, **settings):
@@ -80,6 +80,42 @@ def test_alpha_zero_ignores_the_saliency():
 
 def test_without_any_saliency_the_order_is_raster():
     assert order(np.random.default_rng(1).normal(size=(9, 4)), np.zeros(9)) == list(range(9))
+
+
+def test_impossible_saliency_comes_last():
+    features = np.random.default_rng(1).normal(size=(6, 4))
+    saliency = np.array([np.nan, 1, -5, 2, -np.inf, 3])
+    assert sorted(order(features, saliency)[:3]) == [1, 3, 5]
+    assert order(features, saliency)[3:] == [0, 2, 4]
+
+
+def test_an_infinite_saliency_does_not_save_a_covered_token():
+    # ∞·2, ∞·2, 1 → 0; then ∞·0, which is no number, and 1.
+    assert order(TWINS, [np.inf, np.inf, 1]) == [0, 2, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_leave_the_raster_order(value):
+    features = np.random.default_rng(1).normal(size=(9, 4))
+    features[5, 2] = value
+    assert order(features, np.ones(9)) == list(range(9))
+
+
+def test_half_precision_does_not_see_small_differences():
+    # 1.0002 rounds to 1, so the first of two equal gains wins; 1.001 does not.
+    assert order(np.eye(2), [1, 1.0002]) == [1, 0]
+    assert order(np.eye(2), [1, 1.0002], select_dtype="float16") == [0, 1]
+    assert order(np.eye(2), [1, 1.001], select_dtype="float16") == [1, 0]
+    # 1.0002⁴ = 1.0008 does not round to 1: the saliency is rounded before its power.
+    assert order(np.eye(2), [1, 1.0002], alpha=4.0, select_dtype="float16") == [0, 1]
+
+
+def test_half_precision_rounds_gains():
+    # Gains of 64 and, with a token at a cosine of 0.02, 64.02; from 64 on steps are 1/16.
+    near = [[0, 0.02, np.sqrt(1 - 0.02**2)]]
+    features = np.concatenate([np.repeat(np.eye(3)[:2], 64, axis=0), near])
+    assert order(features, budget=1) == [64]
+    assert order(features, budget=1, select_dtype="float16") == [0]
 
 
 def test_equal_tokens_come_in_raster_order():
@@ -156,6 +192,7 @@ def test_every_pick_is_greedy(gamma, combine):
     ("setting", "message"),
     [
         ({"combine": "sum"}, "'sum'"),
+        ({"select_dtype": "bfloat16"}, "'bfloat16'"),
         ({"gamma": 0.0}, "gamma .* got 0.0"),
         ({"gamma": -1.0}, "gamma .* got -1.0"),
         ({"gamma": float("nan")}, "gamma .* got nan"),
