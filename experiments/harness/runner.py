@@ -77,10 +77,9 @@ def evaluate(jobs: Sequence[Job], inputs: Inputs, *, between: Callable[[int], No
         _refuse_unreadable(ready, inputs.config)
         with watch.stage("vision tower"):
             vision = watch.ready(see(shared.engine, ready, outputs, inputs.cache))
-        with watch.stage("select"):
-            orders = _orders([job.setting for job in open_jobs], vision, ready.batch)
+        orders = Orders([job.setting for job in open_jobs], vision, ready.batch, watch)
         for job in open_jobs:
-            kept = handed_over(orders[_selector(job.setting)], job.setting)
+            kept = handed_over(orders.of(job.setting), job.setting)
             logits = _answer(shared, vision, kept, ready.batch, job.setting)
             with watch.stage("write records"):
                 rows, failures = to_records(logits, kept, ready, inputs.source, job)
@@ -181,22 +180,43 @@ def _selector(setting: Setting) -> tuple[Any, ...]:
     return (setting.name, values, setting.seed, budget)
 
 
-def _orders(
-    settings: Sequence[Setting], vision: model.VisionOutputs, batch: batching.ImageBatch
-) -> dict[tuple[Any, ...], np.ndarray]:
-    """Return int32[G, K_max] in order of selection, one per selector."""
-    tokens = pruning.Tokens(
-        **{field.name: getattr(vision, field.name) for field in dataclasses.fields(vision)}
-    )
-    largest: dict[tuple[Any, ...], Setting] = {}
-    for setting in settings:
-        other = largest.get(_selector(setting), setting)
-        largest[_selector(setting)] = max(setting, other, key=lambda s: s.budget)
-    orders = {}
-    for selector, setting in largest.items():
-        keys = jnp.stack([pruning.image_key(setting.seed or 0, g.image) for g in batch.groups])
-        orders[selector] = np.asarray(pruning.select(setting.pruner, tokens, setting.budget, keys))
-    return orders
+class Orders:
+    """The orders of selection of one batch; each is computed when it is first asked for.
+
+    A nested pruner's is that of the largest budget, whose start serves all smaller ones.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[Setting],
+        vision: model.VisionOutputs,
+        batch: batching.ImageBatch,
+        watch: Stopwatch,
+    ):
+        fields = dataclasses.fields(vision)
+        self._tokens = pruning.Tokens(**{f.name: getattr(vision, f.name) for f in fields})
+        self._images = [group.image for group in batch.groups]
+        self._watch = watch
+        ascending = sorted(settings, key=lambda setting: setting.budget)
+        self._largest = {_selector(setting): setting for setting in ascending}
+        self._found: dict[tuple[Any, ...], np.ndarray] = {}
+
+    def of(self, setting: Setting) -> np.ndarray:
+        """Return int32[G, ≥K] in order of selection."""
+        selector = _selector(setting)
+        if selector not in self._found:
+            with self._watch.stage("select"):
+                self._found[selector] = self._select(self._largest[selector])
+        return self._found[selector]
+
+    def _select(self, setting: Setting) -> np.ndarray:
+        if setting.pruner.stochastic:
+            seed = setting.seed or 0
+            keys = jnp.stack([pruning.image_key(seed, image) for image in self._images])
+        else:  # reads no key
+            nothing = jnp.zeros((len(self._images), 2), jnp.uint32)
+            keys = jax.random.wrap_key_data(nothing, impl="threefry2x32")
+        return np.asarray(pruning.select(setting.pruner, self._tokens, setting.budget, keys))
 
 
 def handed_over(selected: np.ndarray, setting: Setting) -> np.ndarray:
