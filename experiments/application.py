@@ -47,9 +47,9 @@ def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
     work = command.prepare(benchmark, config, watch)
     if work is None:
         return errors.COMPLETE
-    if not all(folder.sealed for folder in work.folders):
-        _compile_statistics(benchmark, config, work.inputs.dataset).start()
-    outcome = command.answer(work)
+    outcome = command.answer(
+        work, _compile_statistics(benchmark, config, work.inputs.dataset).start
+    )
     with watch.stage("report"):
         code = _report(benchmark, config, outcome)
     if watch.exact:
@@ -70,7 +70,7 @@ def _cache_compiled_programs(folder: pathlib.Path) -> None:
 def _compile_statistics(
     benchmark: Benchmark, config: RunConfig, dataset: Dataset
 ) -> threading.Thread:
-    """Return a thread that compiles the report's program while the model answers."""
+    """Return a thread that compiles the report's program beside the model's answers."""
     from experiments.reporting import aggregate
 
     examples, num_splits = dataset.examples, len(benchmark.splits)

@@ -57,10 +57,12 @@ def begin(params: Params, prompt_ids: Array, *, cfg: LlavaConfig, stage: Stage =
         The prefix of S tokens, one for all pictures (G = 1).
     """
     decoder = params["text"]
-    x, positions = stage(_prompt)({"embed_tokens": decoder["embed_tokens"]}, prompt_ids)
+    x, positions, next_position = stage(_prompt)(
+        {"embed_tokens": decoder["embed_tokens"]}, prompt_ids
+    )
     nothing = text.empty_prefix(1, x.dtype, cfg=cfg.text)
-    before = Prefix((nothing,) * cfg.text.num_layers, jnp.zeros(1, jnp.int32))
-    return _extend(params, before, x, positions, positions[:, 0, -1] + 1, cfg=cfg, stage=stage)
+    before = Prefix((nothing,) * cfg.text.num_layers, next_position)
+    return _extend(params, before, x, positions, next_position, cfg=cfg, stage=stage)
 
 
 def prefill(
@@ -104,9 +106,10 @@ def prefill(
     return _extend(params, before, x, positions, next_position, cfg=cfg, stage=stage)
 
 
-def _prompt(params: Params, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return prompt embeddings [1, 1, S, D] and positions [1, 1, S]."""
-    return text.embed(params, ids)[None, None], jnp.arange(ids.size, dtype=jnp.int32)[None, None]
+def _prompt(params: Params, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return prompt embeddings [1, 1, S, D], positions [1, 1, S] and the next position [1]."""
+    positions = jnp.arange(ids.size, dtype=jnp.int32)[None, None]
+    return text.embed(params, ids)[None, None], positions, jnp.full(1, ids.size, jnp.int32)
 
 
 def _splice(

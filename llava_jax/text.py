@@ -95,7 +95,7 @@ class TextBlock(nn.Module):
 
 def empty_prefix(num_images: int, dtype: jnp.dtype, *, cfg: TextConfig) -> KeyValue:
     """Return keys and values of a prefix without tokens, float[G, 0, K, d]."""
-    nothing = jnp.zeros((num_images, 0, cfg.num_kv_heads, cfg.head_dim), dtype)
+    nothing: Any = np.zeros((num_images, 0, cfg.num_kv_heads, cfg.head_dim), dtype)
     return KeyValue(nothing, nothing)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tqdm
@@ -87,8 +87,12 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
     return Work(grid, folders, inputs)
 
 
-def answer(work: Work) -> Outcome:
+def answer(work: Work, then: Callable[[], None] = lambda: None) -> Outcome:
     """Answer all that is not answered yet, and seal what is complete.
+
+    Args:
+        work: the run.
+        then: is called once, when every program that the first answers need is compiled.
 
     Raises:
         InputError: a picture cannot be read.
@@ -102,7 +106,7 @@ def answer(work: Work) -> Outcome:
     failed = 0
     try:
         if missing:
-            with _Progress(missing) as progress:
+            with _Progress(missing, then) as progress:
                 failed = runner.evaluate(jobs, work.inputs, between=progress.advance)
     finally:
         for job in jobs:
@@ -130,12 +134,13 @@ def _job(setting: Setting, folder: RunFolder) -> evidence.Job:
 class _Progress:
     """Counts durable answers on stderr, and turns SIGTERM into a stop between two batches."""
 
-    def __init__(self, total: int):
+    def __init__(self, total: int, then: Callable[[], None]):
         interval = 0.5 if sys.stderr.isatty() else 15.0
         self._bar = tqdm.tqdm(
             total=total, unit="answer", mininterval=interval, file=sys.stderr, leave=True
         )
         self._stop = False
+        self._then = [then]
 
     def __enter__(self) -> _Progress:
         self._previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
@@ -151,6 +156,8 @@ class _Progress:
     def advance(self, rows: int) -> None:
         """Count rows made durable; raise InterruptedRunError if SIGTERM came."""
         self._bar.update(rows)
+        while self._then:
+            self._then.pop()()
         if self._stop:
             raise InterruptedRunError("stopped by SIGTERM")
 

@@ -7,6 +7,7 @@ C common start of the questions, K kept, V vocabulary.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -110,25 +111,26 @@ class Shared:
 
     Attributes:
         engine: the model.
-        before: prefix of the text before the picture.
+        before: prefix of the text before the picture, computed beside the first picture.
         common_ids: int32[C], first tokens of every question.
         watch: is told where the time goes.
     """
 
     engine: Engine
-    before: decoding.Prefix
+    before: concurrent.futures.Future[decoding.Prefix]
     common_ids: np.ndarray
     watch: Stopwatch
 
 
 def _begin(inputs: Inputs) -> Shared:
     """Load the model and compute what does not depend on a picture."""
-    plan, watch = inputs.plan, inputs.watch
-    with watch.stage("load weights"):
+    plan = inputs.plan
+    with inputs.watch.stage("load weights"):
         engine = inputs.source.load()
-    with watch.stage("text before the picture"):
-        before = watch.ready(engine.begin(np.array(plan.prompt_ids, np.int32)))
-    return Shared(engine, before, np.array(plan.common_ids, np.int32), watch)
+    pool = concurrent.futures.ThreadPoolExecutor(1, "begin")
+    before = pool.submit(engine.begin, np.array(plan.prompt_ids, np.int32))
+    pool.shutdown(wait=False)
+    return Shared(engine, before, np.array(plan.common_ids, np.int32), inputs.watch)
 
 
 def _open(jobs: Sequence[Job], groups: Sequence[batching.ImageGroup]) -> list[Job]:
@@ -243,16 +245,18 @@ def _answer(
     setting: Setting,
 ) -> jax.Array:
     """Return first-token logits float32[G, Q, V] from the kept tokens alone."""
+    with shared.watch.stage("text before the picture"):
+        before = shared.watch.ready(shared.before.result())
     with shared.watch.stage("decoder, picture"):
         prefix = shared.engine.prefill(
-            shared.before,
+            before,
             vision.require("features"),
             kept,
             shared.common_ids,
             original_positions=setting.positions == "original",
         )
         shared.watch.ready(prefix)
-    text_tokens = shared.before.length + len(shared.common_ids)
+    text_tokens = before.length + len(shared.common_ids)
     if prefix.length != text_tokens + setting.budget:
         visual = prefix.length - text_tokens
         raise RuntimeError(f"the prefix has {visual} visual tokens, not K = {setting.budget}")
