@@ -153,13 +153,26 @@ def attention(
     Returns:
         float[G, S, H, d] in query's dtype.
     """
-    f32 = exact(query)
-    scores = jnp.einsum("gqhd,gkhd->ghqk", query, keys, **f32)
+    product = functools.partial(jnp.einsum, **exact(query))
+    scores = product("gqhd,gkhd->ghqk", query, keys) * query.shape[-1] ** -0.5
     if causal:
         before = jnp.tril(jnp.ones(scores.shape[-2:], bool)).reshape(1, 1, *scores.shape[-2:])
-        scores = jnp.where(before, scores, jnp.finfo(jnp.float32).min / 2)
-    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1).astype(query.dtype)
-    return jnp.einsum("ghqk,gkhd->gqhd", weights, values, **f32).astype(query.dtype)
+        scores = jnp.where(before, scores, jnp.finfo(jnp.float32).min)
+    (weights,), total = _exponentials(scores)
+    out = product("ghqk,gkhd->ghqd", weights.astype(query.dtype), values) / total
+    return out.astype(query.dtype).transpose(0, 2, 1, 3)
+
+
+def _exponentials(*segments: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    """Return exp(x − m) of every segment x and their sum over the last axes, m the largest of all.
+
+    The softmax of segments side by side, without a copy of them; the division by the sum is left
+    for the product with the values, which is smaller.
+    """
+    largest = [x.max(-1, keepdims=True, initial=-jnp.inf) for x in segments]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, largest))
+    found = [jnp.exp(x - top) for x in segments]
+    return found, functools.reduce(jnp.add, [x.sum(-1, keepdims=True) for x in found])
 
 
 def attention_row(query: jax.Array, keys: jax.Array) -> jax.Array:
@@ -209,19 +222,7 @@ def prefix_attention(
     if visible is None:
         visible = jnp.tril(jnp.ones((u, u), bool)).reshape(1, 1, u, u)
     own = jnp.where(visible[:, None, :, :, None], own, jnp.finfo(jnp.float32).min)
-    before, own, total = _exponentials(before, own)
+    (before, own), total = _exponentials(before, own)
     out = product("gkqtrp,gpkd->gkqtrd", before.astype(query.dtype), prefix_values)
     out += product("gkqtrs,gqskd->gkqtrd", own.astype(query.dtype), values)
     return (out / total).astype(query.dtype).transpose(0, 2, 3, 1, 4, 5).reshape(query.shape)
-
-
-def _exponentials(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return exp(a − m), exp(b − m) and their sum over the last axes, m the largest of both.
-
-    The softmax of two segments side by side, without a copy of either.
-    """
-    top = jnp.maximum(
-        a.max(-1, keepdims=True, initial=-jnp.inf), b.max(-1, keepdims=True, initial=-jnp.inf)
-    )
-    a, b = (jnp.exp(x - jax.lax.stop_gradient(top)) for x in (a, b))
-    return a, b, a.sum(-1, keepdims=True) + b.sum(-1, keepdims=True)
