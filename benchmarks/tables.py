@@ -1,0 +1,95 @@
+"""The tables of the README, made from ``benchmarks/results/*.json``.
+
+python -m benchmarks.tables
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.harness import RESULTS
+
+_RATIOS = (
+    ("", "× transformers, question by question"),
+    (", duplicates not merged", "duplicates not merged"),
+    (", features known", "features known"),
+    (", same plan in torch", "× the same plan in torch"),
+    (", nothing shared", "nothing shared"),
+)
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _spread(value: dict[str, float] | None) -> str:
+    return f"{value['median']:.1f} ({value['min']:.1f}-{value['max']:.1f})" if value else ""
+
+
+def pope(*names: str) -> str:
+    """Return questions per second against transformers, a row per size, dtype and budget."""
+    rows = []
+    for name in names:
+        for r in _read(name)["results"]:
+            ratios = [_spread(r.get(f"ratio{key}")) for key, _ in _RATIOS]
+            rows.append([f"{r['size']}, {r['dtype']}", str(r["budget"]), *ratios])
+    return _table(["model", "K", *(words for _, words in _RATIOS)], rows)
+
+
+def selection() -> str:
+    """Return SCOPE's order against torch's, cosines included."""
+    rows = [
+        [
+            f"{r['images']} × {r['tokens']}, K = {r['kept']}",
+            f"{1e3 * r['torch']['median']:.0f} ms",
+            f"{1e3 * r['ours']['median']:.1f} ms",
+            _spread(r["ratio"]),
+        ]
+        for r in _read("selection")["from_features"]
+    ]
+    return _table(["images × tokens", "torch", "ours", "×"], rows)
+
+
+def coldstart() -> str:
+    """Return the seconds of starts and runs of the embedded model."""
+    found = _read("coldstart")
+    rows = [[name, _spread(value)] for name, value in found["seconds"].items()]
+    rows.append(
+        ["sweep of 9 settings, warm / main job, cold", _spread(found["sweep over main job"])]
+    )
+    return _table(["what", "seconds"], rows)
+
+
+def precision() -> str:
+    """Return the largest and the mean error of answer probabilities against float32."""
+    found = _read("precision")["error of answer probability"]
+    rows = [[name, f"{v['max']:.1e}", f"{v['mean']:.1e}"] for name, v in found.items()]
+    return _table(["side, format", "largest error", "mean"], rows)
+
+
+def growth() -> str:
+    """Return how the time of the engine grows, in milliseconds."""
+    rows = [
+        [size, name, *(f"{key}: {1e3 * v['median']:.1f}" for key, v in values.items())]
+        for size, tables in _read("growth")["seconds"].items()
+        for name, values in tables.items()
+    ]
+    width = max(map(len, rows))
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    return _table(["model", "number of", *["ms"] * (width - 2)], rows)
+
+
+if __name__ == "__main__":
+    parts = (
+        pope("pope-0.85B", "pope-tiny", "pope-h200"),
+        selection(),
+        precision(),
+        coldstart(),
+        growth(),
+    )
+    print("\n\n".join(parts))
