@@ -261,6 +261,7 @@ def show(results: dict[str, Any]) -> None:
 
 
 def main(_: list[str]) -> None:
+    """Measure, print and save."""
     libraries = {"submodlib": "submodlib-py", "apricot": "apricot-select"}
     present = [name for name in LIBRARIES if importlib.util.find_spec(name)]
     results: dict[str, Any] = {

@@ -55,7 +55,7 @@ class FeatureCache:
             return None
 
     def put(self, picture: str | None, outputs: Mapping[str, np.ndarray]) -> None:
-        """Keep outputs of a picture; those that are there already stay.
+        """Keep outputs of a picture, in the place of what was there.
 
         Args:
             picture: digest of its content.
@@ -75,7 +75,9 @@ class FeatureCache:
     def _read(self, file: pathlib.Path) -> np.ndarray:
         head, _, body = file.read_bytes().partition(b"\n")
         content = json.loads(head)
-        if content != _head(body, content.get("dtype"), content.get("shape")):
+        if not isinstance(content, dict) or content != _head(
+            body, content.get("dtype"), content.get("shape")
+        ):
             raise ValueError(f"{file} is damaged")
         os.utime(file)  # the least recently used go first
         return np.frombuffer(body, content["dtype"]).reshape(content["shape"])
@@ -88,7 +90,8 @@ class FeatureCache:
             with temporary.open("wb") as handle:
                 head = _head(body, value.dtype.name, list(value.shape))
                 handle.writelines((records.canonical(head), b"\n", body))
-            self._size += temporary.stat().st_size
+            replaced = file.stat().st_size if file.exists() else 0
+            self._size += temporary.stat().st_size - replaced
             temporary.replace(file)
         finally:
             temporary.unlink(missing_ok=True)
@@ -98,9 +101,9 @@ class FeatureCache:
         return self.folder / key[:2] / f"{key}.{output}"
 
     def _files(self) -> list[tuple[int, int, str]]:
-        """Return (time of last use, bytes, path) of every file."""
+        """Return (time of last use, bytes, path) of every file, what a kill left included."""
         found = []
-        for file in self.folder.glob("??/[!.]*"):
+        for file in self.folder.glob("??/*"):
             try:
                 status = file.stat()
             except FileNotFoundError:  # another process made room

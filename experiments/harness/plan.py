@@ -81,7 +81,7 @@ def common_start(sequences: Sequence[list[int]]) -> list[int]:
 
 
 def _images_per_batch(plan: Plan, grid: Sequence[Setting], source: Source) -> int:
-    """Return G: one picture on CPU, where larger batches fall out of the cache; see below."""
+    """Return G: one picture on CPU, where larger batches fall out of the cache."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 1
@@ -103,7 +103,7 @@ def batch_size(
         itemsize: bytes of a parameter.
         available: bytes of the device.
     """
-    questions, suffix = _typical(plan)
+    questions, suffix = _fullest(plan)
     wanted = min(math.ceil(_TOKENS_PER_PASS / (questions * suffix)), len(plan.groups))
     weights = checkpoint.num_parameters(cfg) * itemsize
     room = _MEMORY_SHARE * available - weights
@@ -112,7 +112,7 @@ def batch_size(
     )
 
 
-def _typical(plan: Plan) -> tuple[int, int]:
+def _fullest(plan: Plan) -> tuple[int, int]:
     """Return (questions of the fullest picture, tokens of the longest question), padded."""
     questions = max(len(group.questions) for group in plan.groups)
     return padded(questions, max(map(len, plan.suffixes.values())))
@@ -120,7 +120,7 @@ def _typical(plan: Plan) -> tuple[int, int]:
 
 def _peak(plan: Plan, grid: Sequence[Setting], cfg: LlavaConfig, itemsize: int, images: int) -> int:
     prefix = len(plan.prompt_ids) + max(s.budget for s in grid) + len(plan.common_ids)
-    questions, suffix = _typical(plan)
+    questions, suffix = _fullest(plan)
     return costs.peak_bytes(cfg, costs.Batch(images, questions, prefix, suffix), itemsize)
 
 

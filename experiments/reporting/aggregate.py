@@ -77,7 +77,11 @@ def compile_ahead(
 
 def on_host() -> contextlib.AbstractContextManager[Any]:
     """Compute on the CPU: a table needs no accelerator, and must not depend on there being one."""
-    return jax.default_device(jax.local_devices(backend="cpu")[0])
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        host = None
+    return jax.default_device(host)
 
 
 def _previous(out: pathlib.Path) -> list[dict[str, Any]]:

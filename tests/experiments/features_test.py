@@ -89,6 +89,22 @@ def test_a_limit_drops_what_was_used_longest_ago(tmp_path):
     assert small.get("0" * 64, ("features",))
 
 
+def test_what_is_replaced_counts_once_and_what_a_kill_left_counts(tmp_path):
+    kept = cache(tmp_path)
+    for _ in range(3):
+        kept.put(PICTURE, OUTPUTS)
+    assert kept._size == sum(file.stat().st_size for file in files(tmp_path))
+    torn = files(tmp_path)[0].with_name(".torn.features.1")
+    torn.write_bytes(b"x" * 5000)
+    assert cache(tmp_path)._size == kept._size + 5000
+
+
+def test_a_foreign_file_is_not_believed(tmp_path):
+    cache(tmp_path).put(PICTURE, {"features": OUTPUTS["features"]})
+    files(tmp_path)[0].write_bytes(b"5\nabc")
+    assert cache(tmp_path).get(PICTURE, ("features",)) is None
+
+
 def test_no_limit_keeps_nothing(tmp_path):
     off = cache(tmp_path / "none", limit=0)
     off.put(PICTURE, OUTPUTS)
