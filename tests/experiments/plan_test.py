@@ -120,6 +120,12 @@ def test_operations_are_those_of_the_compiled_model():
     assert ours == pytest.approx(compiled_flops(decode, params, features), rel=0.15)
 
 
+def test_a_prefix_costs_the_same_in_one_piece_and_in_two():
+    text = config.llava_1_5_7b().text
+    whole = costs.extend_flops(text, 0, 611)
+    assert costs.extend_flops(text, 0, 35) + costs.extend_flops(text, 35, 576) == whole
+
+
 def test_operations_of_the_7b_are_those_of_the_roofline():
     cfg = config.llava_1_5_7b()
     # 0.366 TFLOP for 23 of 24 layers and the projector, 8.79 for a question alone at K = 576
