@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -70,7 +71,7 @@ def _init_clip_text(key: jax.Array, cfg: ClipTextConfig, dtype: Any) -> dict[str
             "token_embedding": 0.02 * jax.random.normal(keys[0], tokens, dtype),
             "position_embedding": 0.01 * jax.random.normal(keys[1], positions, dtype),
         },
-        "layers": [block.init(k, x)["params"] for k in keys[2:]],
+        "layers": _init_layers(block, keys[2:], x),
         "final_norm": LayerNorm(cfg.eps).init(key, x)["params"],
     }
 
@@ -88,9 +89,15 @@ def _init_vision(key: jax.Array, cfg: VisionConfig, dtype: Any) -> dict[str, Any
             "position_embedding": scale * jax.random.normal(keys[2], positions, dtype),
         },
         "pre_norm": norm.init(key, x)["params"],
-        "layers": [vision.VisionBlock(cfg).init(k, x)["params"] for k in keys[3:]],
+        "layers": _init_layers(vision.VisionBlock(cfg), keys[3:], x),
         "post_norm": norm.init(key, x)["params"],
     }
+
+
+def _init_layers(block: nn.Module, keys: jax.Array, *inputs: Any) -> list[dict[str, Any]]:
+    """Return the parameters of equal blocks; their initialiser is traced once."""
+    init = jax.jit(block.init)
+    return [init(key, *inputs)["params"] for key in keys]
 
 
 def _init_projector(key: jax.Array, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def _init_text(key: jax.Array, cfg: TextConfig, dtype: Any) -> dict[str, Any]:
     block, scale = text.TextBlock(cfg), cfg.width**-0.5
     return {
         "embed_tokens": 0.02 * jax.random.normal(keys[0], (cfg.vocab_size, cfg.width), dtype),
-        "layers": [block.init(k, x, positions, prefix)["params"] for k in keys[2:]],
+        "layers": _init_layers(block, keys[2:], x, positions, prefix),
         "norm": RMSNorm(cfg.eps).init(key, x)["params"],
         "lm_head": scale * jax.random.normal(keys[1], (cfg.vocab_size, cfg.width), dtype),
     }

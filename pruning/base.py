@@ -194,15 +194,11 @@ def select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.
 
 @functools.partial(jax.jit, static_argnames="budget")
 def _select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.Array:
-    def one_by_one(tokens: Tokens, keys: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda image: pruner(image[0], budget, image[1]), (tokens, keys))
-
-    def together(tokens: Tokens, keys: jax.Array) -> jax.Array:
-        return jax.vmap(lambda image, key: pruner(image, budget, key))(tokens, keys)
-
     # A CPU gains nothing from a batch: it would leave the cache, and loops of different
     # lengths would wait for the longest.
-    return jax.lax.platform_dependent(tokens, keys, cpu=one_by_one, default=together)
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda image: pruner(image[0], budget, image[1]), (tokens, keys))
+    return jax.vmap(lambda image, key: pruner(image, budget, key))(tokens, keys)
 
 
 def _accept(self: Pruner) -> None:

@@ -68,7 +68,7 @@ class Dataset:
         """
         total = hashlib.sha256()
         for example in self.examples:
-            total.update(json.dumps(dataclasses.astuple(example)).encode())
+            total.update(json.dumps(list(vars(example).values())).encode())
         first = {example.image: example.key for example in reversed(self.examples)}
         for image in self.images:
             content = self.image_digest(image)

@@ -51,7 +51,7 @@ class FeatureCache:
             return None
         try:
             return {name: self._read(self._file(picture, name)) for name in outputs}
-        except (OSError, ValueError):
+        except (OSError, ValueError, LookupError, TypeError):
             return None
 
     def put(self, picture: str | None, outputs: Mapping[str, np.ndarray]) -> None:
@@ -75,12 +75,11 @@ class FeatureCache:
     def _read(self, file: pathlib.Path) -> np.ndarray:
         head, _, body = file.read_bytes().partition(b"\n")
         content = json.loads(head)
-        if not isinstance(content, dict) or content != _head(
-            body, content.get("dtype"), content.get("shape")
-        ):
+        dtype, shape = content["dtype"], content["shape"]
+        if content != _head(body, dtype, shape):
             raise ValueError(f"{file} is damaged")
         os.utime(file)  # the least recently used go first
-        return np.frombuffer(body, content["dtype"]).reshape(content["shape"])
+        return np.frombuffer(body, dtype).reshape(shape)
 
     def _write(self, file: pathlib.Path, value: np.ndarray) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,7 +71,7 @@ def evaluate(jobs: Sequence[Job], inputs: Inputs, *, between: Callable[[int], No
     pending = [(groups, some) for groups in inputs.plan.batches if (some := _open(jobs, groups))]
     outputs, watch, failed = needed(jobs), inputs.watch, 0
     loaded = _load_ahead([groups for groups, _ in pending], outputs, inputs)
-    shared = _begin(inputs)
+    shared = _begin(inputs, pending[0])
     for _, open_jobs in pending:
         with watch.stage("read pictures"):
             ready = next(loaded)
@@ -113,24 +113,54 @@ class Shared:
         engine: the model.
         before: prefix of the text before the picture, computed beside the first picture.
         common_ids: int32[C], first tokens of every question.
+        rehearsed: budget → done when the decoder is compiled for the first batch.
         watch: is told where the time goes.
     """
 
     engine: Engine
     before: concurrent.futures.Future[decoding.Prefix]
     common_ids: np.ndarray
+    rehearsed: Mapping[int, concurrent.futures.Future[None]]
     watch: Stopwatch
 
 
-def _begin(inputs: Inputs) -> Shared:
-    """Load the model and compute what does not depend on a picture."""
-    plan = inputs.plan
+def _begin(inputs: Inputs, first: tuple[Sequence[batching.ImageGroup], Sequence[Job]]) -> Shared:
+    """Load the model; start on what the first picture need not be seen for.
+
+    That is the text before the picture, and the decoder's programs: they are compiled while the
+    tower's are, and each budget's while another budget's answers are computed.
+    """
+    plan, (groups, jobs) = inputs.plan, first
     with inputs.watch.stage("load weights"):
         engine = inputs.source.load()
+    common_ids = np.array(plan.common_ids, np.int32)
     pool = concurrent.futures.ThreadPoolExecutor(1, "begin")
     before = pool.submit(engine.begin, np.array(plan.prompt_ids, np.int32))
+    batch = batching.collate(tuple(groups), plan.suffixes)
+    rehearsed = {
+        budget: pool.submit(_rehearse, engine, before, budget, common_ids, batch)
+        for budget in dict.fromkeys(job.setting.budget for job in jobs)
+    }
     pool.shutdown(wait=False)
-    return Shared(engine, before, np.array(plan.common_ids, np.int32), inputs.watch)
+    return Shared(engine, before, common_ids, rehearsed, inputs.watch)
+
+
+def _rehearse(
+    engine: Engine,
+    before: concurrent.futures.Future[decoding.Prefix],
+    budget: int,
+    common_ids: np.ndarray,
+    batch: batching.ImageBatch,
+) -> None:
+    """Compile what answers a batch from K visual tokens."""
+    rehearsal, vision = engine.rehearsal(), engine.cfg.vision
+    shape = (len(batch.groups), vision.num_tokens, vision.width)
+    features: Any = jax.ShapeDtypeStruct(
+        shape, engine.params["projector"]["linear_1"]["weight"].dtype
+    )
+    kept = np.zeros((len(batch.groups), budget), np.int32)
+    prefix = rehearsal.prefill(before.result(), features, kept, common_ids)
+    rehearsal.answer(prefix, batch.suffix_ids, batch.lengths)
 
 
 def _open(jobs: Sequence[Job], groups: Sequence[batching.ImageGroup]) -> list[Job]:
@@ -247,6 +277,8 @@ def _answer(
     """Return first-token logits float32[G, Q, V] from the kept tokens alone."""
     with shared.watch.stage("text before the picture"):
         before = shared.watch.ready(shared.before.result())
+    with shared.watch.stage("compile the decoder"):
+        shared.rehearsed[setting.budget].result()
     with shared.watch.stage("decoder, picture"):
         prefix = shared.engine.prefill(
             before,

@@ -205,6 +205,34 @@ def test_engine_compiles_each_block_once(params):
     assert engine._compiled(text.block)._cache_size() == before + 1
 
 
+def test_what_was_rehearsed_is_not_compiled_again(params):
+    ids, lengths = questions(2, num_questions=3, longest=11, seed=5)
+    kept = np.zeros((2, 7), np.int32)
+    compiled = []
+
+    def note(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    def work(run, features):
+        prefix = run.prefill(before, features, kept, PROMPT)
+        return run.answer(prefix, ids, lengths)
+
+    run = engine.Engine(params, CFG)
+    before = run.begin(PROMPT)
+    features = jnp.ones((2, CFG.vision.num_tokens, CFG.vision.width))
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        shapes = work(run.rehearsal(), jax.ShapeDtypeStruct(features.shape, features.dtype))
+        rehearsed = len(compiled)
+        logits = work(run, features)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert rehearsed > 0
+    assert len(compiled) == rehearsed
+    assert (logits.shape, logits.dtype) == (shapes.shape, shapes.dtype)
+
+
 def test_unused_vocabulary_is_masked():
     content = testing.tiny_config(vocab_size=32064)
     cfg = config.from_hf(content)
