@@ -1,30 +1,78 @@
-"""Calibration of a model's answers: pure metrics, fits and resampling in JAX.
+"""Calibration of a model's answers: metrics, inference and recalibration in JAX.
 
-Rows first; every row-wise function takes weights (a 0/1 mask or bootstrap counts).
-`calibration.checked` holds the same functions with their inputs checked on the host.
+Pure functions, rows first; every row-wise function takes weights (a 0/1 mask or bootstrap
+counts). `calibration.checked` holds the same functions with their inputs checked on the host.
 """
 
 from . import checked
-from .binning import BinStats, bin_edges, bin_index, bin_stats
-from .columns import COLUMNS, VALUE_ONLY
-from .confidence import TopLabel, answer_log_masses, label_log_prob, top_label
-from .folds import group_kfold, kfold, training_weights
-from .metrics import (
-    accuracy,
+from .binning import BinStats, bin_edges, bin_index, bin_stats, bin_stats_equal_mass
+from .calibration_error import (
     average_calibration_error,
-    brier_score,
+    classwise_calibration_error,
     expected_calibration_error,
-    mean_confidence,
-    negative_log_likelihood,
-    overconfidence,
+    ks_calibration_error,
+    spiegelhalter_z,
+)
+from .columns import COLUMNS, VALUE_ONLY
+from .confidence import (
+    TopLabel,
+    answer_log_masses,
+    choice_probabilities,
+    label_log_prob,
+    top_label,
+)
+from .conformal import (
+    aps_scores,
+    aps_threshold,
+    conformal_risk_control,
+    conformal_threshold,
+    lac_scores,
+    lac_threshold,
+    prediction_set,
+)
+from .decomposition import BrierParts, CorpParts, brier_decomposition, corp_decomposition
+from .folds import group_kfold, kfold, training_weights
+from .inference import (
+    DifferenceTest,
+    McNemar,
+    clustered_standard_error,
+    holm,
+    mcnemar_exact,
+    minimum_detectable_difference,
+    paired_difference_test,
+)
+from .intervals import basic_interval, bca_interval, percentile_interval, wilson_interval
+from .isotonic import (
+    HistogramFit,
+    IsotonicFit,
+    apply_histogram_binning,
+    apply_isotonic,
+    fit_histogram_binning,
+    fit_isotonic,
+    isotonic_regression,
+)
+from .ranking import Cumulated, Ranking, cumulate, rank_by_margin
+from .recalibration import (
+    BetaFit,
+    PlattFit,
+    VectorFit,
+    apply_beta,
+    apply_platt,
+    apply_vector_scaling,
+    fit_beta,
+    fit_platt,
+    fit_vector_scaling,
 )
 from .report import Interval, Report, evaluate
 from .resampling import (
+    PairedDifference,
     bootstrap,
     cluster_resample_counts,
-    percentile_interval,
+    jackknife,
+    paired_bootstrap,
     resample_counts,
 )
+from .risk_control import SelectiveRule, certified_coverage_at_risk, selective_risk_control
 from .scaling import (
     TEMPERATURE_GRID,
     TemperatureFit,
@@ -33,60 +81,131 @@ from .scaling import (
     fit_temperature,
     temperature_grid,
 )
+from .scores import (
+    accuracy,
+    brier_score,
+    brier_score_multiclass,
+    mean_confidence,
+    negative_log_likelihood,
+    overconfidence,
+)
 from .selective import (
-    Cumulated,
-    Ranking,
+    augrc,
     aurc,
-    cumulate,
-    rank_by_margin,
+    confidence_auroc,
+    coverage_at_risk,
+    e_augrc,
+    e_aurc,
+    ranked_augrc,
     ranked_aurc,
-    ranked_selective_accuracy,
+    ranked_auroc,
+    ranked_selective_risk,
     risk_coverage_curve,
     selective_accuracy,
+    selective_risk,
 )
+from .smooth import smooth_calibration_error
 
 __all__ = [
     "COLUMNS",
     "TEMPERATURE_GRID",
     "VALUE_ONLY",
+    "BetaFit",
     "BinStats",
+    "BrierParts",
+    "CorpParts",
     "Cumulated",
+    "DifferenceTest",
+    "HistogramFit",
     "Interval",
+    "IsotonicFit",
+    "McNemar",
+    "PairedDifference",
+    "PlattFit",
     "Ranking",
     "Report",
+    "SelectiveRule",
     "TemperatureFit",
     "TopLabel",
+    "VectorFit",
     "accuracy",
     "answer_log_masses",
+    "apply_beta",
+    "apply_histogram_binning",
+    "apply_isotonic",
+    "apply_platt",
     "apply_temperature",
+    "apply_vector_scaling",
+    "aps_scores",
+    "aps_threshold",
+    "augrc",
     "aurc",
     "average_calibration_error",
+    "basic_interval",
+    "bca_interval",
     "bin_edges",
     "bin_index",
     "bin_stats",
+    "bin_stats_equal_mass",
     "bootstrap",
+    "brier_decomposition",
     "brier_score",
+    "brier_score_multiclass",
+    "certified_coverage_at_risk",
     "checked",
+    "choice_probabilities",
+    "classwise_calibration_error",
     "cluster_resample_counts",
+    "clustered_standard_error",
+    "confidence_auroc",
+    "conformal_risk_control",
+    "conformal_threshold",
+    "corp_decomposition",
+    "coverage_at_risk",
     "cross_validated_temperature",
     "cumulate",
+    "e_augrc",
+    "e_aurc",
     "evaluate",
     "expected_calibration_error",
+    "fit_beta",
+    "fit_histogram_binning",
+    "fit_isotonic",
+    "fit_platt",
     "fit_temperature",
+    "fit_vector_scaling",
     "group_kfold",
+    "holm",
+    "isotonic_regression",
+    "jackknife",
     "kfold",
+    "ks_calibration_error",
     "label_log_prob",
+    "lac_scores",
+    "lac_threshold",
+    "mcnemar_exact",
     "mean_confidence",
+    "minimum_detectable_difference",
     "negative_log_likelihood",
     "overconfidence",
+    "paired_bootstrap",
+    "paired_difference_test",
     "percentile_interval",
+    "prediction_set",
     "rank_by_margin",
+    "ranked_augrc",
     "ranked_aurc",
-    "ranked_selective_accuracy",
+    "ranked_auroc",
+    "ranked_selective_risk",
     "resample_counts",
     "risk_coverage_curve",
     "selective_accuracy",
+    "selective_risk",
+    "selective_risk_control",
+    "smooth_calibration_error",
+    "spiegelhalter_z",
     "temperature_grid",
     "top_label",
     "training_weights",
+    "wilson_interval",
 ]

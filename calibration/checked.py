@@ -16,7 +16,21 @@ from typing import ParamSpec, TypeVar
 import jax
 import numpy as np
 
-from . import binning, confidence, metrics, scaling, selective
+from . import (
+    binning,
+    calibration_error,
+    confidence,
+    conformal,
+    decomposition,
+    inference,
+    isotonic,
+    recalibration,
+    risk_control,
+    scaling,
+    scores,
+    selective,
+    smooth,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,6 +91,65 @@ def check_margin(margin: Array, correct: Array, weights: Array | None = None) ->
     check_weights(weights, rows.size)
 
 
+def check_logit(logit: Array, outcome: Array, weights: Array | None = None) -> None:
+    """Raise ValueError unless logit[E] is finite and outcome 0/1 or bool [E]."""
+    rows = _rows("logit", logit)
+    _refuse("logit", rows, ~np.isfinite(rows), "a logit is finite")
+    outcomes = _rows("outcome", outcome, rows.size)
+    _refuse("outcome", outcomes, (outcomes != 0) & (outcomes != 1), "it is 0 or 1")
+    check_weights(weights, rows.size)
+
+
+def check_probabilities(probabilities: Array, label: Array, weights: Array | None = None) -> None:
+    """Raise ValueError unless each row of probabilities[E, C] lies in [0, 1] and sums to 1."""
+    values = np.asarray(probabilities)
+    if values.ndim != 2:
+        raise ValueError(f"probabilities has shape {values.shape}; [rows, choices] needed")
+    _refuse("probabilities", values, ~((values >= 0) & (values <= 1)), "one lies in [0, 1]")
+    sums = values.sum(axis=1, dtype=np.float64)
+    _refuse("sum of probabilities", sums, np.abs(sums - 1) > 1e-3, "a row sums to 1")
+    labels = _rows("label", label, len(values))
+    wrong = (labels < 0) | (labels >= values.shape[1]) | (labels != np.floor(labels))
+    _refuse("label", labels, wrong, "it is the index of a choice")
+    check_weights(weights, labels.size)
+
+
+def check_values(values: Array, group: Array | None = None, weights: Array | None = None) -> None:
+    """Raise ValueError unless values[E] are finite and groups lie in [0, E)."""
+    rows = _rows("values", values)
+    _refuse("values", rows, ~np.isfinite(rows), "a value is finite")
+    if group is not None:
+        groups = _rows("group", group, rows.size)
+        bad = (groups < 0) | (groups >= rows.size) | (groups != np.floor(groups))
+        _refuse("group", groups, bad, f"a group is an integer in [0, {rows.size})")
+    check_weights(weights, rows.size)
+
+
+def check_pair(
+    first: Array, second: Array, group: Array | None = None, weights: Array | None = None
+) -> None:
+    """Raise ValueError unless first[E] and second[E] are finite and the rest fits."""
+    rows = _rows("first", first)
+    _refuse("first", rows, ~np.isfinite(rows), "a value is finite")
+    others = _rows("second", second, rows.size)
+    _refuse("second", others, ~np.isfinite(others), "a value is finite")
+    check_values(rows, group, weights)
+
+
+def check_correct_pair(first: Array, second: Array, weights: Array | None = None) -> None:
+    """Raise ValueError unless first and second are 0/1 or bool [E]."""
+    rows = _rows("first", first)
+    check_correct(rows, rows.size)
+    check_correct(second, rows.size)
+    check_weights(weights, rows.size)
+
+
+def check_p_values(p_values: Array) -> None:
+    """Raise ValueError unless p_values[M] lie in [0, 1]."""
+    rows = _rows("p_values", p_values)
+    _refuse("p_values", rows, ~((rows >= 0) & (rows <= 1)), "a p-value lies in [0, 1]")
+
+
 def check_choices(
     log_masses: Array,
     label: Array,
@@ -131,6 +204,17 @@ def check_log_mass(answer_log_mass: Array, num_rows: int) -> None:
     _refuse("answer_log_mass", rows, bad, "a log mass is finite and at most 0")
 
 
+def check_prediction(prediction: Array | None, shape: tuple[int, ...], valid: Array | None) -> None:
+    """Raise ValueError unless prediction is None or holds valid choices: int[E]."""
+    if prediction is None:
+        return
+    rows = _rows("prediction", prediction, shape[0])
+    offered = np.ones(shape, bool) if valid is None else np.asarray(valid, bool)
+    inside = (rows >= 0) & (rows < shape[1]) & (rows == np.floor(rows))
+    known = offered[np.arange(rows.size), np.where(inside, rows, 0).astype(int)] & inside
+    _refuse("prediction", rows, ~known, "it is the index of a valid choice")
+
+
 def check_split(split: Array | None, num_splits: int, num_rows: int) -> None:
     """Raise ValueError unless split is an int[E] in [0, num_splits), or both absent."""
     if split is None:
@@ -179,18 +263,52 @@ def _check_cross_validation(
     check_fold(fold, num_folds, len(np.asarray(label)))
 
 
-accuracy = _guard(check_confidence, metrics.accuracy)
-mean_confidence = _guard(check_confidence, metrics.mean_confidence)
-overconfidence = _guard(check_confidence, metrics.overconfidence)
-brier_score = _guard(check_confidence, metrics.brier_score)
+accuracy = _guard(check_confidence, scores.accuracy)
+mean_confidence = _guard(check_confidence, scores.mean_confidence)
+overconfidence = _guard(check_confidence, scores.overconfidence)
+brier_score = _guard(check_confidence, scores.brier_score)
+brier_score_multiclass = _guard(check_probabilities, scores.brier_score_multiclass)
+negative_log_likelihood = _guard(check_choices, scores.negative_log_likelihood)
+
 bin_stats = _guard(check_confidence, binning.bin_stats)
-expected_calibration_error = _guard(check_confidence, metrics.expected_calibration_error)
-average_calibration_error = _guard(check_confidence, metrics.average_calibration_error)
+bin_stats_equal_mass = _guard(check_confidence, binning.bin_stats_equal_mass)
+expected_calibration_error = _guard(check_confidence, calibration_error.expected_calibration_error)
+average_calibration_error = _guard(check_confidence, calibration_error.average_calibration_error)
+classwise_calibration_error = _guard(
+    check_probabilities, calibration_error.classwise_calibration_error
+)
+ks_calibration_error = _guard(check_confidence, calibration_error.ks_calibration_error)
+spiegelhalter_z = _guard(check_confidence, calibration_error.spiegelhalter_z)
+smooth_calibration_error = _guard(check_confidence, smooth.smooth_calibration_error)
+brier_decomposition = _guard(check_confidence, decomposition.brier_decomposition)
+corp_decomposition = _guard(check_confidence, decomposition.corp_decomposition)
+
 aurc = _guard(check_margin, selective.aurc)
+e_aurc = _guard(check_margin, selective.e_aurc)
+augrc = _guard(check_margin, selective.augrc)
+e_augrc = _guard(check_margin, selective.e_augrc)
+confidence_auroc = _guard(check_margin, selective.confidence_auroc)
 selective_accuracy = _guard(check_margin, selective.selective_accuracy)
+selective_risk = _guard(check_margin, selective.selective_risk)
+coverage_at_risk = _guard(check_margin, selective.coverage_at_risk)
 risk_coverage_curve = _guard(check_margin, selective.risk_coverage_curve)
+selective_risk_control = _guard(check_margin, risk_control.selective_risk_control)
+certified_coverage_at_risk = _guard(check_margin, risk_control.certified_coverage_at_risk)
+
 top_label = _guard(check_choices, confidence.top_label)
-negative_log_likelihood = _guard(check_choices, metrics.negative_log_likelihood)
 fit_temperature = _guard(check_choices, scaling.fit_temperature)
 temperature_grid = _guard(check_choices, scaling.temperature_grid)
 cross_validated_temperature = _guard(_check_cross_validation, scaling.cross_validated_temperature)
+fit_vector_scaling = _guard(check_choices, recalibration.fit_vector_scaling)
+fit_platt = _guard(check_logit, recalibration.fit_platt)
+fit_beta = _guard(check_logit, recalibration.fit_beta)
+fit_isotonic = _guard(check_confidence, isotonic.fit_isotonic)
+fit_histogram_binning = _guard(check_confidence, isotonic.fit_histogram_binning)
+
+lac_threshold = _guard(check_probabilities, conformal.lac_threshold)
+aps_threshold = _guard(check_probabilities, conformal.aps_threshold)
+
+clustered_standard_error = _guard(check_values, inference.clustered_standard_error)
+paired_difference_test = _guard(check_pair, inference.paired_difference_test)
+mcnemar_exact = _guard(check_correct_pair, inference.mcnemar_exact)
+holm = _guard(check_p_values, inference.holm)

@@ -110,7 +110,13 @@ def invalid_rows(log_masses: jax.Array, valid: jax.Array) -> jax.Array:
     return ~(finite & jnp.any(valid, axis=-1))
 
 
-def top_label(log_masses: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> TopLabel:
+def top_label(
+    log_masses: jax.Array,
+    label: jax.Array,
+    valid: jax.Array | None = None,
+    *,
+    prediction: jax.Array | None = None,
+) -> TopLabel:
     """Pick the likeliest valid choice, with its probability and log-odds margin.
 
     p = softmax(z) over the valid choices, ŷ = argmaxₖ pₖ,
@@ -121,9 +127,11 @@ def top_label(log_masses: jax.Array, label: jax.Array, valid: jax.Array | None =
         log_masses: float[..., C], any logits over the choices.
         label: int[...], index of the right choice.
         valid: bool[..., C], choices that the question has; None is all.
+        prediction: int[...], the choice that was given as the answer, where it is not the
+            likeliest; the confidence is then that of the answer given.
 
     Returns:
-        TopLabel of shape [...].
+        TopLabel of shape [...]; NaN where the prediction is not a valid choice.
 
     Raises:
         AssertionError: if the shapes do not fit.
@@ -132,12 +140,37 @@ def top_label(log_masses: jax.Array, label: jax.Array, valid: jax.Array | None =
     valid = valid_choices(log_masses, valid)
     log_masses = log_masses.astype(float_dtype(log_masses))
     scores = jnp.where(valid, log_masses, -jnp.inf)
-    prediction = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    if prediction is None:
+        prediction = jnp.argmax(scores, axis=-1)
+    chex.assert_equal_shape([label, prediction])
+    prediction = prediction.astype(jnp.int32)
     predicted = jax.nn.one_hot(prediction, scores.shape[-1], dtype=bool)
     rest = jax.nn.logsumexp(jnp.where(predicted, -jnp.inf, scores), axis=-1)
-    margin = jnp.max(scores, axis=-1) - rest
-    margin = jnp.where(invalid_rows(log_masses, valid), jnp.nan, margin)
+    margin = jnp.max(jnp.where(predicted, scores, -jnp.inf), axis=-1) - rest
+    offered = jnp.any(predicted & valid, axis=-1)
+    margin = jnp.where(invalid_rows(log_masses, valid) | ~offered, jnp.nan, margin)
     return TopLabel(jax.nn.sigmoid(margin), margin, prediction, prediction == label)
+
+
+def choice_probabilities(log_masses: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """Normalise over the valid choices, pₖ = exp zₖ / Σⱼ exp zⱼ; 0 for the others.
+
+    Args:
+        log_masses: float[..., C], any logits over the choices.
+        valid: bool[..., C]; None is all.
+
+    Returns:
+        float[..., C], NaN for an invalid row.
+
+    Raises:
+        AssertionError: if the shapes do not fit.
+    """
+    valid = valid_choices(log_masses, valid)
+    log_masses = log_masses.astype(float_dtype(log_masses))
+    invalid = invalid_rows(log_masses, valid)[..., None]
+    scores = jnp.where(valid & ~invalid, log_masses, -jnp.inf)
+    probabilities = jax.nn.softmax(jnp.where(invalid, 0, scores), axis=-1)
+    return jnp.where(invalid, jnp.nan, probabilities)
 
 
 def label_log_prob(

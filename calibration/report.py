@@ -18,6 +18,8 @@ import numpy as np
 from . import checked, folds, resampling, scaling
 from .binning import BinStats, bin_stats
 from .columns import COLUMNS, VALUE_ONLY, Evidence, evaluate_columns, take_evidence
+from .intervals import percentile_interval
+from .smooth import smooth_calibration_error
 
 Array = jax.typing.ArrayLike
 Mode = Literal["default", "paper"]
@@ -48,7 +50,8 @@ class Report:
     Attributes:
         metrics: column name → Interval of float[], over all rows.
         splits: column name → Interval of float[S], per split.
-        bins: BinStats of all rows.
+        bins: BinStats of all rows, data of the reliability diagram.
+        split_bins: BinStats of each split, a leading axis S.
         fit: TemperatureFit of all rows; says whether T is at a bound.
         fold_temperatures: float[F], of the cross-validation.
     """
@@ -56,6 +59,7 @@ class Report:
     metrics: dict[str, Interval]
     splits: dict[str, Interval]
     bins: BinStats
+    split_bins: BinStats
     fit: scaling.TemperatureFit
     fold_temperatures: jax.Array
 
@@ -63,8 +67,9 @@ class Report:
 def evaluate(
     log_masses: Array,
     label: Array,
-    answer_log_mass: Array,
+    answer_log_mass: Array | None = None,
     *,
+    prediction: Array | None = None,
     valid: Array | None = None,
     group: Array | None = None,
     split: Array | None = None,
@@ -83,7 +88,9 @@ def evaluate(
     Args:
         log_masses: float[E, C], log probability masses of the choices.
         label: int[E], index of the right choice.
-        answer_log_mass: float[E] ≤ 0, log mass of all choices together.
+        answer_log_mass: float[E] ≤ 0, log mass of all choices together; None is not known,
+            and its column NaN.
+        prediction: int[E], the choice that was given as the answer; None is the likeliest.
         valid: bool[E, C], choices that the question has; None is all.
         group: int[E], the image of each row; None is a group of its own for each row.
         split: int[E] in [0, S); None is allowed if S is 0.
@@ -102,7 +109,11 @@ def evaluate(
         raise ValueError(f'mode is {mode!r}; it is "default" or "paper"')
     checked.check_choices(log_masses, label, valid=valid, any_label=mode == "paper")
     shape = np.shape(log_masses)
-    checked.check_log_mass(answer_log_mass, shape[0])
+    if answer_log_mass is None:
+        answer_log_mass = np.full(shape[0], np.nan, np.float32)
+    else:
+        checked.check_log_mass(answer_log_mass, shape[0])
+    checked.check_prediction(prediction, shape, valid)
     checked.check_split(split, num_splits, shape[0])
     checked.check_group(group, shape[0])
     groups = np.arange(shape[0]) if group is None else np.asarray(group)
@@ -114,6 +125,7 @@ def evaluate(
         jnp.asarray(np.ones(shape, bool) if valid is None else valid, bool),
         jnp.asarray(groups, jnp.int32),
         jnp.asarray(np.zeros(shape[0]) if split is None else split, jnp.int32),
+        None if prediction is None else jnp.asarray(prediction, jnp.int32),
         key,
         num_groups=names.size,
         num_splits=num_splits,
@@ -157,6 +169,7 @@ def lower(
         rows(jnp.bool_, num_choices),
         rows(jnp.int32),
         rows(jnp.int32),
+        None,
         jax.random.key(0),
         num_groups=num_groups,
         num_splits=num_splits,
@@ -173,6 +186,7 @@ def _program(
     valid: jax.Array,
     group: jax.Array,
     split: jax.Array,
+    prediction: jax.Array | None,
     key: jax.Array,
     *,
     num_groups: int,
@@ -181,63 +195,64 @@ def _program(
     mode: Mode,
 ) -> Report:
     """Trace `evaluate` after its checks."""
-    fold, counts = _deal(group, key, num_groups, num_resamples, mode)
-    masks = (split[None, :] == jnp.arange(num_splits)[:, None]).astype(jnp.int32)
-    masks = jnp.concatenate([jnp.ones_like(split)[None, :], masks])
+    fold_key, resample_key = jax.random.split(key)
+    unit = jnp.arange(group.size) if mode == "paper" else group
+    num_units = group.size if mode == "paper" else num_groups
+    fold = folds.group_kfold(fold_key, unit, num_units, NUM_FOLDS)
+    masks = split[None, :] == jnp.arange(num_splits)[:, None]
+    masks = jnp.concatenate([jnp.ones_like(split)[None, :], masks.astype(jnp.int32)])
 
-    def fit(weights: jax.Array) -> tuple[scaling.TemperatureFit, jax.Array]:
-        exact = scaling.fit_temperature(log_masses, label, weights, valid=valid)
-        grid = scaling.temperature_grid(log_masses, label, weights, valid=valid)
-        return exact, grid
+    def fit(weights: jax.Array) -> scaling.TemperatureFit:
+        return scaling.fit_temperature(log_masses, label, weights, valid=valid)
+
+    def grid(weights: jax.Array) -> jax.Array:
+        return scaling.temperature_grid(log_masses, label, weights, valid=valid)
 
     training = folds.training_weights(fold, NUM_FOLDS)
-    fits, grids = jax.lax.map(fit, jnp.concatenate([masks, training]))
+    fits = jax.lax.map(fit, jnp.concatenate([masks, training]))
     fitted, fold_fits = jnp.split(fits.temperature, [1 + num_splits])
     scaled = scaling.apply_temperature(log_masses, fold_fits[fold])
-    evidence = take_evidence(log_masses, scaled, label, answer_log_mass, valid)
+    evidence = take_evidence(log_masses, scaled, label, answer_log_mass, valid, prediction)
     order = evidence.ranking.order
-    columns = _columns(evidence, counts[:, order], masks[:, order])
-    for name, value in zip(VALUE_ONLY, (fitted, grids[: 1 + num_splits]), strict=True):
+    draws = resampling.resample_counts(resample_key, num_units, num_resamples)
+    columns = _columns(evidence, draws, unit[order], masks[:, order])
+    rated = (evidence.confidence, evidence.correct)
+    smooth = jax.lax.map(lambda w: smooth_calibration_error(*rated, w), masks[:, order])
+    for name, value in zip(VALUE_ONLY, (fitted, jax.lax.map(grid, masks), smooth), strict=True):
         columns[name] = Interval(value, *[jnp.full_like(value, jnp.nan)] * 2)
+    bins = jax.lax.map(lambda w: bin_stats(*rated, w), masks[:, order])
     return Report(
         metrics=jax.tree.map(lambda x: x[0], columns),
         splits=jax.tree.map(lambda x: x[1:], columns),
-        bins=bin_stats(evidence.confidence, evidence.correct),
+        bins=jax.tree.map(lambda x: x[0], bins),
+        split_bins=jax.tree.map(lambda x: x[1:], bins),
         fit=jax.tree.map(lambda x: x[0], fits),
         fold_temperatures=fold_fits,
     )
 
 
-def _deal(
-    group: jax.Array, key: jax.Array, num_groups: int, num_resamples: int, mode: Mode
-) -> tuple[jax.Array, jax.Array]:
-    """Deal rows or groups to folds int32[E] and to resamples int32[R, E]."""
-    fold_key, resample_key = jax.random.split(key)
-    if mode == "paper":
-        fold = folds.kfold(fold_key, group.size, NUM_FOLDS)
-        return fold, resampling.resample_counts(resample_key, group.size, num_resamples)
-    fold = folds.group_kfold(fold_key, group, num_groups, NUM_FOLDS)
-    return fold, resampling.cluster_resample_counts(resample_key, group, num_groups, num_resamples)
-
-
-def _columns(evidence: Evidence, counts: jax.Array, masks: jax.Array) -> dict[str, Interval]:
+def _columns(
+    evidence: Evidence, draws: jax.Array, unit: jax.Array, masks: jax.Array
+) -> dict[str, Interval]:
     """Evaluate the columns on the rows themselves and on every resample.
 
     Args:
         evidence: Evidence of the E rows.
-        counts: int32[R, E].
+        draws: int32[R, units], how often each was drawn.
+        unit: int32[E], which a row belongs to, in the order of the ranking.
         masks: int32[1+S, E], all rows and each split.
 
     Returns:
         Column name → Interval of float[1+S].
     """
 
-    def statistic(counts: jax.Array) -> jax.Array:
-        return jax.vmap(lambda mask: evaluate_columns(evidence, mask * counts))(masks)
+    def statistic(drawn: jax.Array) -> jax.Array:
+        weights = drawn[unit]
+        return jax.lax.map(lambda mask: evaluate_columns(evidence, mask * weights), masks)
 
-    counts = jnp.concatenate([jnp.ones_like(counts[:1]), counts])  # 0: the rows as given
-    samples = resampling.bootstrap(statistic, counts)
-    low, high = resampling.percentile_interval(samples[1:])
+    draws = jnp.concatenate([jnp.ones_like(draws[:1]), draws])  # 0: the rows as given
+    samples = resampling.bootstrap(statistic, draws)
+    low, high = percentile_interval(samples[1:])
     return {
         name: Interval(samples[0, :, i], low[:, i], high[:, i]) for i, name in enumerate(COLUMNS)
     }

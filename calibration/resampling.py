@@ -8,12 +8,15 @@ Axis legend: E examples, R resamples.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
+
+from .intervals import percentile_interval
 
 Statistic = TypeVar("Statistic")
 
@@ -88,21 +91,93 @@ def bootstrap(
     return jax.lax.map(statistic, counts, batch_size=batch_size)
 
 
-def percentile_interval(samples: jax.Array, level: float = 0.95) -> tuple[jax.Array, jax.Array]:
-    """Cut equal tails off the resamples, with linear interpolation between them.
+def jackknife(
+    statistic: Callable[[jax.Array], Statistic], group: jax.Array, num_groups: int
+) -> Statistic:
+    """Evaluate a statistic without each group in turn (Quenouille 1949).
 
     Args:
-        samples: float[R, ...].
-        level: share of the resamples inside, in (0, 1).
+        statistic: function of weights int[E] to a pytree of arrays.
+        group: int[E] in [0, num_groups); `jnp.arange(E)` leaves single rows out.
+        num_groups: number of groups.
 
     Returns:
-        low and high: float[...]; NaN where a resample is NaN.
+        The pytree with a leading axis of num_groups.
 
     Raises:
+        AssertionError: if group is not [E].
+    """
+    chex.assert_rank(group, 1)
+
+    def without(left_out: jax.Array) -> Statistic:
+        return statistic((group != left_out).astype(jnp.int32))
+
+    return jax.lax.map(without, jnp.arange(num_groups))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """How much a second setting differs from a first on the same questions.
+
+    Attributes:
+        value: second − first, on the rows themselves.
+        low: lower end of the interval.
+        high: upper end.
+        p_value: two-sided, of no difference.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+    p_value: Any
+
+
+def paired_bootstrap(
+    first: Callable[[jax.Array], Statistic],
+    second: Callable[[jax.Array], Statistic],
+    counts: jax.Array,
+    *,
+    level: float = 0.95,
+    batch_size: int | None = None,
+) -> PairedDifference:
+    """Compare two settings on the same resamples of the same questions.
+
+    d* = second(w*) − first(w*) for every resample; the percentile interval of d*, and
+    p = 2 min(#{d* ≤ 0} + 1, #{d* ≥ 0} + 1) / (R + 1), at most 1: the level at which that
+    interval begins to leave 0 out.
+
+    Args:
+        first: statistic of a setting, a function of weights int[E].
+        second: the same of another setting on the same rows.
+        counts: int[R, E] from `resample_counts` or `cluster_resample_counts`.
+        level: share of the resamples inside the interval, in (0, 1).
+        batch_size: resamples computed at once; None, one at a time, is fastest on CPU.
+
+    Returns:
+        PairedDifference, each field shaped as a statistic; NaN where a resample is NaN.
+
+    Raises:
+        AssertionError: if counts is not [R, E].
         ValueError: if level is outside (0, 1).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it lies in (0, 1)")
-    tail = (1 - level) / 2
-    low, high = jnp.quantile(samples, jnp.asarray([tail, 1 - tail]), axis=0)
-    return low, high
+
+    def difference(weights: jax.Array) -> Statistic:
+        return jax.tree.map(jnp.subtract, second(weights), first(weights))
+
+    samples = bootstrap(difference, counts, batch_size=batch_size)
+    value = difference(jnp.ones_like(counts[0]))
+    ends = jax.tree.map(lambda x: jnp.stack(percentile_interval(x, level)), samples)
+    return PairedDifference(
+        value=value,
+        low=jax.tree.map(lambda x: x[0], ends),
+        high=jax.tree.map(lambda x: x[1], ends),
+        p_value=jax.tree.map(_two_sided, samples),
+    )
+
+
+def _two_sided(samples: jax.Array) -> jax.Array:
+    """Return the two-sided p-value of resampled differences float[R, ...]."""
+    tails = jnp.stack([jnp.sum(samples <= 0, axis=0), jnp.sum(samples >= 0, axis=0)])
+    p_value = jnp.minimum(2 * (jnp.min(tails, axis=0) + 1) / (samples.shape[0] + 1), 1)
+    return jnp.where(jnp.any(jnp.isnan(samples), axis=0), jnp.nan, p_value)

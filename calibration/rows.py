@@ -86,3 +86,24 @@ def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
         float[].
     """
     return weighted_sum(values, weights) / jnp.sum(weights)
+
+
+def pooled_ties(values: jax.Array, others: jax.Array, weights: jax.Array) -> jax.Array:
+    """Replace values by their mean over the rows that tie: what a random order expects.
+
+    Args:
+        values: float[E].
+        others: float[E], ascending or descending; equal entries tie.
+        weights: float[E].
+
+    Returns:
+        float[E], Σ w v / Σ w over each group of equal entries; 0 where none counts.
+    """
+    group = jnp.cumsum(jnp.pad(others[1:] != others[:-1], (1, 0)))[: others.size]
+
+    def total(x: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(x, group, x.size, indices_are_sorted=True)
+
+    size = total(weights)
+    mean = total(jnp.where(weights != 0, weights * values, 0)) / jnp.where(size == 0, 1, size)
+    return mean[group]

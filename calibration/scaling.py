@@ -15,15 +15,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from .confidence import valid_choices
 from .folds import training_weights
+from .minimise import minimise
 from .rows import float_dtype, row_weights
 
 TEMPERATURE_GRID = np.arange(10, 201) / 20  # 0.50, 0.55, …, 10.00: the paper's two decimals
-_MAX_STEPS = 50
-_LINE_SEARCH_STEPS = 20
 
 
 @jax.tree_util.register_dataclass
@@ -136,47 +134,15 @@ def fit_temperature(
     rise_low, rise_high = jax.vmap(jax.grad(loss))(ends)
     at_low, at_high = rise_low >= 0, rise_high <= 0
     at_bound = at_low | at_high
-    inside, converged = _minimise(loss, ends, ~at_bound)
+    start = jnp.clip(jnp.zeros_like(ends[0]), *ends)
+    inside, converged = minimise(
+        loss, start, wanted=~at_bound, project=lambda x: jnp.clip(x, *ends)
+    )
     outside = jnp.where(at_low, jnp.asarray(bounds[0], dtype), bounds[1])
     temperature = jnp.where(at_bound, outside, jnp.exp(inside))
     value = nll(1 / temperature)
     temperature = jnp.where(jnp.isnan(value), jnp.nan, temperature)
     return TemperatureFit(temperature, value, at_bound, at_bound | converged)
-
-
-def _minimise(
-    loss: Callable[[jax.Array], jax.Array],
-    ends: jax.Array,
-    wanted: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Minimise a scalar function between two ends by L-BFGS.
-
-    It stops when a step is shorter than √eps: steps shrink superlinearly, so the
-    next would be lost in rounding.
-
-    Returns:
-        The argument, float[], and whether it converged, bool[].
-    """
-    line_search = optax.scale_by_zoom_linesearch(_LINE_SEARCH_STEPS, initial_guess_strategy="one")
-    optimizer = optax.lbfgs(memory_size=1, linesearch=line_search)
-    value_and_grad = optax.value_and_grad_from_state(loss)
-    tolerance = float(jnp.finfo(ends.dtype).eps) ** 0.5
-
-    def improve(carry: tuple) -> tuple:
-        x, state, _, count = carry
-        value, grad = value_and_grad(x, state=state)
-        step, state = optimizer.update(grad, state, x, value=value, grad=grad, value_fn=loss)
-        moved = jnp.clip(x + step, *ends)
-        return moved, state, jnp.abs(moved - x), count + 1
-
-    def unfinished(carry: tuple) -> jax.Array:
-        _, _, step, count = carry
-        return wanted & (step > tolerance) & (count < _MAX_STEPS)
-
-    start = jnp.clip(jnp.zeros_like(ends[0]), *ends)
-    first = (start, optimizer.init(start), jnp.full_like(start, jnp.inf), 0)
-    x, _, step, _ = jax.lax.while_loop(unfinished, improve, first)
-    return x, step <= tolerance
 
 
 def temperature_grid(

@@ -11,20 +11,47 @@ import numpy as np
 import pytest
 
 import calibration
-from calibration import checked, selective
+from calibration import checked, ranking
 
 ROWS = 24  # fixed sizes: one compilation per function
 EXACT = 2e-6  # a few roundings of float32 sums of ROWS terms
-ROW_METRICS = (
-    "accuracy",
-    "mean_confidence",
-    "overconfidence",
-    "brier_score",
-    "expected_calibration_error",
-    "average_calibration_error",
-    "aurc",
-    "selective_accuracy",
-)
+ROW_METRICS = {
+    name: (name.split(" ")[0], static)
+    for name, static in {
+        "accuracy": {},
+        "mean_confidence": {},
+        "overconfidence": {},
+        "brier_score": {},
+        "brier_decomposition": {},
+        "corp_decomposition": {},
+        "expected_calibration_error": {},
+        "expected_calibration_error l2": {"norm": "l2"},
+        "expected_calibration_error max": {"norm": "max"},
+        "expected_calibration_error debiased": {"norm": "l2", "debiased": True},
+        "expected_calibration_error mass": {"binning": "mass", "num_bins": 5},
+        "expected_calibration_error rank": {"binning": "rank", "num_bins": 5},
+        "average_calibration_error": {},
+        "average_calibration_error mass": {"binning": "mass", "num_bins": 5},
+        "smooth_calibration_error": {},
+        "smooth_calibration_error fixed": {"sigma": 0.1},
+        "ks_calibration_error": {},
+        "spiegelhalter_z": {},
+        "aurc": {},
+        "aurc fd_shifts": {"convention": "fd_shifts"},
+        "aurc torch_uncertainty": {"convention": "torch_uncertainty"},
+        "e_aurc": {},
+        "e_aurc finite": {"optimum": "finite"},
+        "augrc": {},
+        "e_augrc": {},
+        "confidence_auroc": {},
+        "selective_accuracy": {},
+        "selective_risk": {"coverage": 0.5},
+        "coverage_at_risk": {"risk": 0.3},
+        "certified_coverage_at_risk": {"risk": 0.6, "delta": 0.3},
+        "fit_histogram_binning": {"num_bins": 3},
+    }.items()
+}
+"""What is tested → the function's name and its options."""
 
 seeds = st.integers(0, 2**32 - 1)
 few = hypothesis.settings(max_examples=15, deadline=None)
@@ -65,11 +92,14 @@ def test_ece_is_at_least_overconfidence_and_grows_with_bins(seed):
 
 @jax.jit
 def row_metrics(confidence, correct, weights=None):
-    return {name: getattr(calibration, name)(confidence, correct, weights) for name in ROW_METRICS}
+    return {
+        name: getattr(calibration, function)(confidence, correct, weights, **static)
+        for name, (function, static) in ROW_METRICS.items()
+    }
 
 
 def assert_equal_metrics(actual, expected):
-    chex.assert_trees_all_close(actual, expected, atol=EXACT, rtol=0)
+    chex.assert_trees_all_close(actual, expected, atol=EXACT, rtol=EXACT)
 
 
 @few
@@ -81,6 +111,64 @@ def test_weights_are_copies_of_rows_in_any_order(seed):
     copies = rng.permutation(np.repeat(np.arange(ROWS), weights))
     expected = row_metrics(confidence[copies], correct[copies])
     assert_equal_metrics(row_metrics(confidence, correct, weights), expected)
+
+
+@few
+@hypothesis.given(seeds)
+def test_the_area_under_the_joint_risk_is_that_of_the_auroc(seed):
+    confidence, correct = random_rows(seed)
+    found = row_metrics(confidence, correct)
+    accuracy, area = found["accuracy"], 1 - found["confidence_auroc"]
+    if 0 < accuracy < 1:
+        joint = area * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
+        np.testing.assert_allclose(found["augrc"], joint, atol=EXACT)
+    assert found["e_aurc finite"] >= -EXACT
+    assert found["e_augrc"] >= -EXACT
+
+
+@few
+@hypothesis.given(seeds)
+def test_the_parts_of_the_brier_score_sum_to_it(seed):
+    found = row_metrics(*random_rows(seed))
+    bins, corp = found["brier_decomposition"], found["corp_decomposition"]
+    total = bins.reliability - bins.resolution + bins.uncertainty
+    total += bins.within_bin_variance - 2 * bins.within_bin_covariance
+    np.testing.assert_allclose(total, found["brier_score"], atol=EXACT)
+    total = corp.miscalibration - corp.discrimination + corp.uncertainty
+    np.testing.assert_allclose(total, corp.score, atol=EXACT)
+    np.testing.assert_allclose(corp.score, found["brier_score"], atol=EXACT)
+    assert corp.miscalibration >= -EXACT
+    assert corp.discrimination >= -EXACT
+
+
+@few
+@hypothesis.given(seeds)
+def test_vmap_over_weights_is_a_loop(seed):
+    rows = random_rows(seed)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(ROWS, np.full(ROWS, 1 / ROWS), size=3).astype(np.int32)
+    together = many_metrics(*rows, counts)
+    for k, weights in enumerate(counts):
+        assert_equal_metrics(
+            jax.tree.map(lambda x, k=k: x[k], together), row_metrics(*rows, weights)
+        )
+
+
+@jax.jit
+def many_metrics(confidence, correct, counts):
+    return jax.vmap(row_metrics, in_axes=(None, None, 0))(confidence, correct, counts)
+
+
+def test_eager_is_jit():
+    rows = random_rows(11)
+    expected = row_metrics(*rows)
+    with jax.disable_jit():
+        quick = {
+            name: getattr(calibration, function)(*map(jnp.asarray, rows), **static)
+            for name, (function, static) in ROW_METRICS.items()
+            if name != "corp_decomposition" and "smooth" not in name  # long Python loops
+        }
+    assert_equal_metrics(quick, {name: expected[name] for name in quick})
 
 
 def test_a_masked_row_does_not_count():
@@ -100,12 +188,15 @@ def test_bad_or_no_rows_give_nan():
         (confidence, correct, nothing),
         (np.zeros(0, np.float32), np.zeros(0, bool)),
     ):
-        assert all(np.isnan(value) for value in row_metrics(*rows).values())
-    for name in ROW_METRICS:
+        found = row_metrics(*rows)
+        found.pop("fit_histogram_binning")  # an empty bin gives its centre
+        for name, value in found.items():
+            assert all(np.isnan(leaf) for leaf in jax.tree.leaves(value)), name
+    for function, static in ROW_METRICS.values():
         with pytest.raises(ValueError, match=r"\[3\] is nan"):
-            getattr(checked, name)(poisoned, correct)
+            getattr(checked, function)(poisoned, correct, **static)
         with pytest.raises(ValueError, match="weights are all 0"):
-            getattr(checked, name)(confidence, correct, nothing)
+            getattr(checked, function)(confidence, correct, nothing, **static)
 
 
 @few
@@ -139,8 +230,53 @@ def test_harmonic_gap_is_exact_at_every_size():
     start, size = start.ravel(), size.ravel()
     harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, 110000))])
     expected = harmonic[start + size] - harmonic[start]
-    gap = selective._harmonic_gap(jnp.asarray(start, float), jnp.asarray(size, float))
+    gap = ranking.harmonic_gap(jnp.asarray(start, float), jnp.asarray(size, float))
     np.testing.assert_allclose(gap, expected, rtol=1e-6)
+
+
+def test_coverage_at_risk_equals_its_definition():
+    rng = np.random.default_rng(0)
+    confidence, correct = random_rows(12)
+    for risk in (0.0, 0.1, 0.25, 0.5, 1.0):
+        order = np.argsort(-confidence, kind="stable")
+        error = 1.0 - correct[order]
+        ranked = confidence[order]
+        expected_error = np.array([error[ranked == c].mean() for c in ranked])
+        rates = np.cumsum(expected_error) / np.arange(1, ROWS + 1)
+        good = np.flatnonzero(rates <= risk + 1e-9)
+        want = (good.max() + 1) / ROWS if good.size else np.nan
+        shuffled = rng.permutation(ROWS)
+        found = jitted("coverage_at_risk", risk=risk)(confidence[shuffled], correct[shuffled])
+        np.testing.assert_allclose(found, want, atol=EXACT)
+
+
+def test_equal_mass_bins_hold_equally_many_rows():
+    rng = np.random.default_rng(0)
+    confidence = rng.permutation(np.arange(23) / 23 + 0.01).astype(np.float32)
+    correct = rng.random(23) < confidence
+    for cut in ("midpoint", "rank"):
+        stats = jitted("bin_stats_equal_mass", num_bins=5, cut=cut)(confidence, correct)
+        np.testing.assert_array_equal(stats.count, [5, 5, 5, 4, 4])
+    tied = jitted("bin_stats_equal_mass", num_bins=3)(np.full(9, 0.5, np.float32), np.ones(9))
+    assert sorted(tied.count) == [0, 0, 9]
+    cut = jitted("bin_stats_equal_mass", num_bins=3, cut="rank")
+    half = cut(np.full(9, 0.5, np.float32), np.arange(9) < 3)
+    np.testing.assert_allclose(half.sum_correct, [1, 1, 1], atol=EXACT)
+    with pytest.raises(ValueError, match="cut is 'mass'"):
+        calibration.bin_stats_equal_mass(confidence, correct, cut="mass")
+    with pytest.raises(ValueError, match="binning is 'kumar'"):
+        calibration.expected_calibration_error(confidence, correct, binning="kumar")
+    with pytest.raises(ValueError, match='only "l2" can be debiased'):
+        calibration.expected_calibration_error(confidence, correct, debiased=True)
+
+
+def test_the_given_answer_may_be_another_than_the_likeliest():
+    scores = jnp.log(jnp.asarray([[0.6, 0.3, 0.1]]))
+    top = calibration.top_label(scores, jnp.asarray([1]), prediction=jnp.asarray([1]))
+    np.testing.assert_allclose(top.confidence, 0.3, rtol=1e-6)
+    assert bool(top.correct[0])
+    outside = calibration.top_label(scores, jnp.asarray([1]), prediction=jnp.asarray([3]))
+    assert np.isnan(outside.margin[0])
 
 
 def test_edges_are_rounded_once():
@@ -360,7 +496,8 @@ def test_precision_in_is_precision_out(dtype):
     with jax.enable_x64(True):
         confidence, correct = random_rows(10)
         metrics = jax.eval_shape(row_metrics, jnp.asarray(confidence, dtype), correct)
-        assert {value.dtype for value in metrics.values()} == {np.dtype(dtype)}
+        for name, values in metrics.items():
+            assert {leaf.dtype for leaf in jax.tree.leaves(values)} == {np.dtype(dtype)}, name
 
 
 @pytest.mark.parametrize(

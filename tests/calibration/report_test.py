@@ -15,7 +15,7 @@ ATOL = 2e-6  # float32 sums in another order
 NAMES = {
     *("accuracy", "mean_confidence", "overconfidence", "ece", "brier", "nll", "aurc"),
     *("temperature", "temperature_grid", "cross_validated_ece", "accuracy_at_80"),
-    "answer_mass",
+    *("answer_mass", "augrc", "confidence_auroc", "brier_multiclass", "smooth_ece"),
 }
 
 
@@ -80,6 +80,12 @@ def single_functions(rows, scaled, weights):
         "cross_validated_ece": error(after.confidence, after.correct, weights),
         "accuracy_at_80": calibration.selective_accuracy(*ranked, weights),
         "answer_mass": jnp.sum(mass * weights) / jnp.sum(weights),
+        "augrc": calibration.augrc(*ranked, weights),
+        "confidence_auroc": calibration.confidence_auroc(*ranked, weights),
+        "brier_multiclass": calibration.brier_score_multiclass(
+            calibration.choice_probabilities(log_masses, valid), label, weights
+        ),
+        "smooth_ece": calibration.smooth_calibration_error(*rated, weights),
     }
 
 
