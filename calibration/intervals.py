@@ -86,13 +86,15 @@ def bca_interval(
         AssertionError: if the shapes do not fit.
         ValueError: if level is outside (0, 1).
     """
+    value = jnp.asarray(value)
     chex.assert_shape(value, samples.shape[1:])
     chex.assert_shape(left_out, (None, *value.shape))
     tail = _tail(level)
+    value = value[None]
     below = jnp.mean(samples < value, axis=0) + jnp.mean(samples == value, axis=0) / 2
     bias = ndtri(below)
-    pull = jnp.mean(left_out, axis=0) - left_out
-    scale = jnp.sqrt(jnp.sum(jnp.square(pull), axis=0))
+    pull = jnp.mean(left_out, axis=0, keepdims=True) - left_out
+    scale = jnp.sqrt(jnp.sum(jnp.square(pull), axis=0, keepdims=True))
     pull = pull / jnp.where(scale == 0, 1, scale)
     acceleration = jnp.sum(pull**3, axis=0) / 6
 

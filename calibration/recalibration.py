@@ -134,8 +134,7 @@ def fit_beta(logit: jax.Array, outcome: jax.Array, weights: jax.Array | None = N
 
         x, converged = minimise(loss, jnp.array([1, 1, 0], logit.dtype))
         x = x.at[:2].multiply(free)
-        feasible = jnp.all(x[:2] >= 0)
-        return x, jnp.where(feasible, loss(x), jnp.inf), converged
+        return x, jnp.where(jnp.any(x[:2] < 0), jnp.inf, loss(x)), converged
 
     held = jnp.array([[1, 1], [1, 0], [0, 1], [0, 0]], logit.dtype)
     found, nll, converged = jax.lax.map(fit, held)

@@ -377,6 +377,7 @@ def test_results_hold_every_metric_with_its_interval(config):
         *("accuracy", "mean_confidence", "overconfidence", "ece", "brier", "nll", "aurc"),
         *("temperature", "temperature_grid", "cross_validated_ece"),
         *("accuracy_at_80", "answer_mass"),
+        *("augrc", "confidence_auroc", "brier_multiclass", "smooth_ece"),
     ]
     assert len(found["settings"]) == len(outcome.folders)
     for entry in found["settings"]:
