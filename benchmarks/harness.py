@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "apricot-select")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "apricot-select", "netcal"),
+    "torchmetrics",
+)
 
 
 def take_turns(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:

@@ -144,6 +144,30 @@ def check_correct_pair(first: Array, second: Array, weights: Array | None = None
     check_weights(weights, rows.size)
 
 
+def check_scores(scores: Array, weights: Array | None = None) -> None:
+    """Raise ValueError unless scores[E] have no NaN."""
+    rows = _rows("scores", scores)
+    _refuse("scores", rows, np.isnan(rows), "a score is a number or infinite")
+    check_weights(weights, rows.size)
+
+
+def check_losses(losses: Array, levels: Array, weights: Array | None = None) -> None:
+    """Raise ValueError unless losses[E, L] are finite and levels[L] ascend."""
+    values, steps = np.asarray(losses), _rows("levels", levels)
+    if values.ndim != 2 or values.shape[1] != steps.size or not values.size:
+        raise ValueError(f"losses has shape {values.shape}; [rows, {steps.size} levels] needed")
+    _refuse("losses", values, ~np.isfinite(values), "a loss is finite")
+    _refuse("levels", steps[1:], np.diff(steps) < 0, "levels ascend")
+    check_weights(weights, len(values))
+
+
+def check_sequence(values: Array, weights: Array) -> None:
+    """Raise ValueError unless values[E] are finite and weights fit."""
+    rows = _rows("values", values)
+    _refuse("values", rows, ~np.isfinite(rows), "a value is finite")
+    check_weights(weights, rows.size)
+
+
 def check_p_values(p_values: Array) -> None:
     """Raise ValueError unless p_values[M] lie in [0, 1]."""
     rows = _rows("p_values", p_values)
@@ -296,6 +320,7 @@ selective_risk_control = _guard(check_margin, risk_control.selective_risk_contro
 certified_coverage_at_risk = _guard(check_margin, risk_control.certified_coverage_at_risk)
 
 top_label = _guard(check_choices, confidence.top_label)
+label_log_prob = _guard(check_choices, confidence.label_log_prob)
 fit_temperature = _guard(check_choices, scaling.fit_temperature)
 temperature_grid = _guard(check_choices, scaling.temperature_grid)
 cross_validated_temperature = _guard(_check_cross_validation, scaling.cross_validated_temperature)
@@ -305,6 +330,10 @@ fit_beta = _guard(check_logit, recalibration.fit_beta)
 fit_isotonic = _guard(check_confidence, isotonic.fit_isotonic)
 fit_histogram_binning = _guard(check_confidence, isotonic.fit_histogram_binning)
 
+isotonic_regression = _guard(check_sequence, isotonic.isotonic_regression)
+
+conformal_threshold = _guard(check_scores, conformal.conformal_threshold)
+conformal_risk_control = _guard(check_losses, conformal.conformal_risk_control)
 lac_threshold = _guard(check_probabilities, conformal.lac_threshold)
 aps_threshold = _guard(check_probabilities, conformal.aps_threshold)
 

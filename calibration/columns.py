@@ -90,6 +90,21 @@ COLUMNS: Mapping[str, Callable[[Weighted], jax.Array]] = {
 VALUE_ONLY = ("temperature", "temperature_grid", "smooth_ece")  # too slow on every resample
 
 
+def weigh(evidence: Evidence, weights: jax.Array) -> Weighted:
+    """Weight the rows, and cumulate them for the columns of selective prediction.
+
+    Args:
+        evidence: Evidence of the E rows.
+        weights: int[E], counts in the order of the ranking.
+
+    Returns:
+        Weighted.
+    """
+    weights = jnp.asarray(weights, evidence.correct.dtype)
+    cumulated = ranking.cumulate(evidence.ranking, evidence.correct, weights)
+    return Weighted(evidence, weights, cumulated)
+
+
 def evaluate_columns(evidence: Evidence, weights: jax.Array) -> jax.Array:
     """Evaluate every column under one weighting.
 
@@ -100,9 +115,7 @@ def evaluate_columns(evidence: Evidence, weights: jax.Array) -> jax.Array:
     Returns:
         float[columns], in the order of COLUMNS.
     """
-    weights = jnp.asarray(weights, evidence.correct.dtype)
-    cumulated = ranking.cumulate(evidence.ranking, evidence.correct, weights)
-    weighted = Weighted(evidence, weights, cumulated)
+    weighted = weigh(evidence, weights)
     return jnp.stack([column(weighted) for column in COLUMNS.values()])
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,10 @@ from .smooth import smooth_calibration_error
 Array = jax.typing.ArrayLike
 Mode = Literal["default", "paper"]
 NUM_FOLDS = 5  # SCOPE §4.6
+PAPER_COLUMNS = (
+    *("accuracy", "overconfidence", "ece", "brier", "nll", "aurc", "temperature_grid"),
+    *("cross_validated_ece", "accuracy_at_80"),
+)
 
 
 @jax.tree_util.register_dataclass
@@ -63,6 +69,61 @@ class Report:
     fit: scaling.TemperatureFit
     fold_temperatures: jax.Array
 
+    def to_dict(self, splits: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the report as JSON has it, None where there is no number.
+
+        Args:
+            splits: names of the S splits; those without a row are left out.
+
+        Returns:
+            {"metrics": {name: {"value", "low", "high"}}, "splits": {split: {"n", name: …}},
+            "bins": {"edges", "count", "confidence", "accuracy"}, "split_bins": {split: …},
+            "fold_temperatures": […]}.
+
+        Raises:
+            ValueError: if the number of names is not S.
+        """
+        host = jax.tree.map(np.asarray, self)
+        counts = host.split_bins.count.sum(axis=1)
+        if len(splits) != len(counts):
+            raise ValueError(f"{len(splits)} names of splits; the report has {len(counts)}")
+        filled = [(i, name) for i, name in enumerate(splits) if counts[i]]
+        return {
+            "metrics": {name: _numbers(found, ...) for name, found in host.metrics.items()},
+            "splits": {
+                split: {"n": int(counts[i])}
+                | {name: _numbers(found, i) for name, found in host.splits.items()}
+                for i, split in filled
+            },
+            "bins": _diagram(host.bins, ...),
+            "split_bins": {split: _diagram(host.split_bins, i) for i, split in filled},
+            "fold_temperatures": [_number(x) for x in host.fold_temperatures],
+        }
+
+    def to_json(self, splits: Sequence[str] = ()) -> str:
+        """Return `to_dict` as JSON."""
+        return json.dumps(self.to_dict(splits), allow_nan=False)
+
+    def table_row(self) -> dict[str, float]:
+        """Return the columns of SCOPE's Table 1: metric name → value."""
+        return {name: float(self.metrics[name].value) for name in PAPER_COLUMNS}
+
+
+def _numbers(found: Interval, place: Any) -> dict[str, float | None]:
+    """Return {"value", "low", "high"} of one place of a column."""
+    return {name: _number(value[place]) for name, value in vars(found).items()}
+
+
+def _number(value: Any) -> float | None:
+    """Return a float, None where it is not finite."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _diagram(stats: BinStats, place: Any) -> dict[str, list[float]]:
+    """Return a reliability diagram's numbers."""
+    names = ("edges", "count", "confidence", "accuracy")
+    return {name: getattr(stats, name)[place].tolist() for name in names}
+
 
 def evaluate(
     log_masses: Array,
@@ -92,7 +153,8 @@ def evaluate(
             and its column NaN.
         prediction: int[E], the choice that was given as the answer; None is the likeliest.
         valid: bool[E, C], choices that the question has; None is all.
-        group: int[E], the image of each row; None is a group of its own for each row.
+        group: int[E], the image of each row; None is a group of its own for each row. One
+            group alone says nothing of the spread: its intervals are NaN.
         split: int[E] in [0, S); None is allowed if S is 0.
         num_splits: S.
         key: PRNG key; settings that share it are resampled alike.
@@ -250,9 +312,11 @@ def _columns(
         weights = drawn[unit]
         return jax.lax.map(lambda mask: evaluate_columns(evidence, mask * weights), masks)
 
+    num_units = draws.shape[1]
     draws = jnp.concatenate([jnp.ones_like(draws[:1]), draws])  # 0: the rows as given
     samples = resampling.bootstrap(statistic, draws)
-    low, high = percentile_interval(samples[1:])
+    spread = samples[1:] if num_units > 1 else jnp.full_like(samples[1:], jnp.nan)
+    low, high = percentile_interval(spread)
     return {
         name: Interval(samples[0, :, i], low[:, i], high[:, i]) for i, name in enumerate(COLUMNS)
     }

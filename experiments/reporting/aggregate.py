@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -104,47 +103,77 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Compute one setting's entry of results.json."""
     run, rows = predictions.read_run(folder), predictions.load(folder, splits)
-    with on_host():
-        report = calibration.report.evaluate(
+    return {
+        "setting": folder.name,
+        **run["setting"],
+        "run": _same_but_for_the_seed(run),
+        "failed": run["expected"]["rows"] - len(rows.label),
+        "mode": mode,
+        "records": state,
+        **entry(
             rows.log_masses,
             rows.label,
             rows.answer_log_mass,
             valid=rows.valid,
             group=rows.image,
             split=rows.split,
+            splits=splits,
+            mode=mode,
+        ),
+    }
+
+
+def entry(
+    log_masses: np.ndarray,
+    label: np.ndarray,
+    answer_log_mass: np.ndarray | None,
+    *,
+    valid: np.ndarray,
+    group: np.ndarray,
+    split: np.ndarray | None,
+    splits: Sequence[str],
+    mode: calibration.report.Mode,
+    prediction: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Evaluate rows as the entries of results.json and the tables have them.
+
+    Args:
+        log_masses: float32[E, C].
+        label: int32[E].
+        answer_log_mass: float32[E], None if unknown.
+        valid: bool[E, C], choices that a row has.
+        group: int32[E], 0 … number of groups − 1, the unit of resampling.
+        split: int32[E], index into splits; None is allowed if there are none.
+        splits: names.
+        mode: ``default`` or ``paper`` statistics.
+        prediction: int32[E], the choice taken for the answer; None is the likeliest.
+
+    Returns:
+        ``n``, ``images`` (the number of groups), ``metrics`` and ``splits``.
+
+    Raises:
+        ValueError: an input is invalid.
+    """
+    with on_host():
+        report = calibration.report.evaluate(
+            log_masses,
+            label,
+            answer_log_mass,
+            prediction=prediction,
+            valid=valid,
+            group=group,
+            split=split,
             num_splits=len(splits),
             key=jax.random.key(_BOOTSTRAP_SEED),
             mode=mode,
         )
-        report = jax.tree.map(np.asarray, report)
-    counts = np.bincount(rows.split, minlength=len(splits))
+        found = report.to_dict(splits)
     return {
-        "setting": folder.name,
-        **run["setting"],
-        "run": _same_but_for_the_seed(run),
-        "n": len(rows.label),
-        "images": int(rows.image.max()) + 1,
-        "failed": run["expected"]["rows"] - len(rows.label),
-        "mode": mode,
-        "records": state,
-        "metrics": {name: _interval(found, ...) for name, found in report.metrics.items()},
-        "splits": {
-            split: {"n": int(counts[index])}
-            | {name: _interval(found, index) for name, found in report.splits.items()}
-            for index, split in enumerate(splits)
-            if counts[index]
-        },
+        "n": len(label),
+        "images": int(group.max()) + 1,
+        "metrics": found["metrics"],
+        "splits": found["splits"],
     }
-
-
-def _interval(found: Any, index: Any) -> dict[str, float | None]:
-    """Return {"value", "low", "high"}, None where there is no number."""
-    ends = {"value": found.value, "low": found.low, "high": found.high}
-    return {name: _number(np.asarray(value)[index]) for name, value in ends.items()}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _same_but_for_the_seed(run: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Properties of the metrics, the fit and the resampling, on random rows."""
 
 import functools
+import inspect
 
 import chex
 import hypothesis
@@ -489,6 +490,16 @@ def test_bootstrap_of_a_constant_has_no_width_and_equals_a_loop():
     low, high = calibration.percentile_interval(error, 0.9)
     np.testing.assert_allclose(low, np.quantile(error, 0.05), atol=EXACT)
     np.testing.assert_allclose(high, np.quantile(error, 0.95), atol=EXACT)
+
+
+def test_every_function_of_weighted_rows_has_a_checked_twin():
+    for name in calibration.__all__:
+        function = getattr(calibration, name)
+        if not inspect.isfunction(function) or name in ("training_weights", "cumulate"):
+            continue  # what makes weights, and what metrics are made of
+        if "weights" in inspect.signature(function).parameters:
+            twin = getattr(checked, name)
+            assert inspect.unwrap(twin) is function, name
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])

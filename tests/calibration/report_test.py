@@ -1,6 +1,7 @@
 """The whole report against the single functions, and its two modes."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +169,43 @@ def test_an_empty_split_is_nan_and_does_not_hide():
     assert np.isnan(result.splits["accuracy"].value[1])
     assert np.isfinite(result.metrics["accuracy"].value)
     assert jnp.isnan(result.splits["temperature"].value[1])
+
+
+def test_one_group_alone_has_no_interval():
+    rows = {name: value[:COPIES] for name, value in predictions(0).items()}
+    alone = calibration.evaluate(
+        **rows, group=np.zeros(COPIES, int), key=jax.random.key(0), num_resamples=5
+    )
+    assert np.isfinite(alone.metrics["accuracy"].value)
+    assert np.isnan(alone.metrics["accuracy"].low)
+
+
+def test_unknown_mass_and_another_answer_than_the_likeliest():
+    rows = predictions(0)
+    given = (np.argmax(np.where(rows["valid"], rows["log_masses"], -np.inf), 1) + 1) % 2
+    other = evaluate(**(rows | {"answer_log_mass": None}), prediction=given)
+    assert np.isnan(other.metrics["answer_mass"].value)
+    right = np.mean(given == rows["label"])
+    np.testing.assert_allclose(other.metrics["accuracy"].value, right, atol=ATOL)
+    with pytest.raises(ValueError, match=r"prediction\[0\] is 3"):
+        evaluate(**rows, prediction=np.full(IMAGES * COPIES, 3))
+
+
+def test_as_json_it_names_splits_and_has_no_nan(default):
+    found = json.loads(default.to_json(("even", "odd")))
+    assert found == default.to_dict(("even", "odd"))
+    assert set(found["metrics"]) == set(found["splits"]["odd"]) - {"n"} == NAMES
+    assert found["splits"]["odd"]["n"] == IMAGES * COPIES / 2
+    assert found["metrics"]["temperature"]["low"] is None
+    accuracy = default.splits["accuracy"].value[1]
+    assert found["splits"]["odd"]["accuracy"]["value"] == float(accuracy)
+    assert sum(found["bins"]["count"]) == IMAGES * COPIES
+    assert sum(found["split_bins"]["even"]["count"]) == IMAGES * COPIES / 2
+    with pytest.raises(ValueError, match="1 names of splits; the report has 2"):
+        default.to_dict(("all",))
+    row = default.table_row()
+    assert row["aurc"] == float(default.metrics["aurc"].value)
+    assert "temperature_grid" in row
 
 
 def test_lowered_program_is_the_one_that_evaluate_runs(monkeypatch):
