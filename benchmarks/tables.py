@@ -84,6 +84,52 @@ def growth() -> str:
     return _table(["model", "number of", *["ms"] * (width - 2)], rows)
 
 
+def bootstrap() -> str:
+    """Return the time of 1,000 resamples of seven metrics, and of one calibration error."""
+    race = _read("calibration")["race"]
+    rows = []
+    for name, value in race["seconds"].items():
+        unit = name.partition(", ")[2]
+        ratio = race["numpy over ours"].get(unit) if name.startswith("ours") else None
+        memory = race["MiB above the data"].get(name)
+        cell = f"{memory:.0f} MiB" if memory is not None else ""
+        rows.append([name, f"{1e3 * value['median']:.3g} ms", _spread(ratio), cell])
+    return _table(["9,000 rows", "time", "× numpy", "above the data"], rows)
+
+
+def bootstrap_growth() -> str:
+    """Return how the bootstrap's time grows with rows and resamples."""
+    found = _read("calibration")["growth"]
+    rows = [
+        [
+            f"{r['rows']:,}",
+            f"{r['resamples']:,}",
+            f"{r['seconds']:.3g} s",
+            f"{r['ns per row and resample']:.0f} ns",
+        ]
+        for r in found
+    ]
+    return _table(["rows", "resamples", "time", "per row and resample"], rows)
+
+
+def simulation() -> str:
+    """Return how often intervals cover and tests reject, where images have effects."""
+    found = _read("calibration")["simulation"]
+    shares = found["95 % intervals that cover"]
+    rows = [
+        [
+            f"95 % interval of {metric} covers",
+            *(f"{100 * shares[unit][metric]:.1f} %" for unit in shares),
+        ]
+        for metric in next(iter(shares.values()))
+    ]
+    rejected = [
+        f"{100 * share:.1f} %" for share in found["equal settings rejected at 5 %"].values()
+    ]
+    rows.append(["equal settings told apart at 5 %", *rejected])
+    return _table([f"{found['data sets']:,} data sets", *shares], rows)
+
+
 if __name__ == "__main__":
     parts = (
         pope("pope-0.85B", "pope-tiny", "pope-h200"),
@@ -91,5 +137,8 @@ if __name__ == "__main__":
         precision(),
         coldstart(),
         growth(),
+        bootstrap(),
+        bootstrap_growth(),
+        simulation(),
     )
     print("\n\n".join(parts))

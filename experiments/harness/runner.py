@@ -277,8 +277,9 @@ def _answer(
     """Return first-token logits float32[G, Q, V] from the kept tokens alone."""
     with shared.watch.stage("text before the picture"):
         before = shared.watch.ready(shared.before.result())
-    with shared.watch.stage("compile the decoder"):
-        shared.rehearsed[setting.budget].result()
+    if setting.budget in shared.rehearsed:  # not all budgets are open in the first batch
+        with shared.watch.stage("compile the decoder"):
+            shared.rehearsed[setting.budget].result()
     with shared.watch.stage("decoder, picture"):
         prefix = shared.engine.prefill(
             before,
