@@ -33,7 +33,18 @@ def _draw_counts(key: jax.Array, n: int, num_resamples: int) -> jax.Array:
         drawn = jax.random.bits(key, (n,), jnp.uint32) % n
         return jnp.zeros(n, jnp.int32).at[drawn].add(1, mode="promise_in_bounds")
 
-    return jax.lax.map(draw, jax.random.split(key, num_resamples), batch_size=BATCH)
+    return _in_batches(draw, jax.random.split(key, num_resamples), BATCH)
+
+
+def _in_batches(
+    function: Callable[[jax.Array], Statistic], items: jax.Array, batch_size: int | None
+) -> Statistic:
+    """Map over the first axis; the last batch is filled up, so that one shape is compiled."""
+    number, size = items.shape[0], batch_size or 1
+    places = jnp.minimum(jnp.arange(-(-number // size) * size), number - 1)
+    filled = items if places.size == number else items[places]
+    found = jax.lax.map(function, filled, batch_size=batch_size)
+    return jax.tree.map(lambda x: x[:number], found)
 
 
 def resample_counts(key: jax.Array, num_rows: int, num_resamples: int) -> jax.Array:
@@ -94,7 +105,7 @@ def bootstrap(
         AssertionError: if counts is not [R, E].
     """
     chex.assert_rank(counts, 2)
-    return jax.lax.map(statistic, counts, batch_size=batch_size)
+    return _in_batches(statistic, counts, batch_size)
 
 
 def jackknife(
