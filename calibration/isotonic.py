@@ -94,8 +94,7 @@ def fit_isotonic(
     invalid = jnp.any(jnp.isnan(confidence) & (weights != 0)) | ~(jnp.sum(weights) > 0)
     order = jnp.argsort(jnp.where(weights != 0, confidence, jnp.inf))  # what counts, first
     confidence, correct, weights = confidence[order], correct[order], weights[order]
-    last = jnp.max(jnp.where(weights != 0, confidence, -jnp.inf), initial=-jnp.inf)
-    confidence = jnp.where(weights != 0, confidence, last)
+    confidence = jnp.where(weights != 0, confidence, 1)
     correct = pooled_ties(correct, confidence, weights)
     accuracy = isotonic_regression(correct, weights)
     return IsotonicFit(*(jnp.where(invalid, jnp.nan, x) for x in (confidence, accuracy)))

@@ -85,6 +85,9 @@ def test_risk_control_keeps_the_expected_loss():
 
     keys = jax.random.split(jax.random.key(0), 1000)
     assert 0.17 < jax.lax.map(loss, keys).mean() <= 0.2
+    four = jnp.asarray([[1.0, 0.5, 0.0]] * 4)  # (4 · 0.5 + 1) / 5 = 0.6
+    for alpha, level in ((0.59, 2), (0.61, 1)):
+        assert calibration.conformal_risk_control(four, jnp.arange(3.0), alpha=alpha) == level
     never = jnp.ones((60, 3))
     assert np.isnan(calibration.conformal_risk_control(never, jnp.arange(3.0), alpha=0.2))
     with pytest.raises(ValueError, match=r"alpha is 2; it lies in \(0, 1.0\)"):

@@ -90,6 +90,16 @@ def test_intervals_of_a_skewed_sample():
     np.testing.assert_allclose(
         [end[1] for end in shifted], np.quantile(samples[:, 1], ends), rtol=1e-3
     )
+    left_out = rng.lognormal(sigma=1.5, size=(40, 2)).astype(np.float32)
+    pull = left_out.mean(axis=0) - left_out
+    a = (pull**3).sum(axis=0) / (6 * (pull**2).sum(axis=0) ** 1.5)
+    assert (np.abs(a) > 0.04).all()
+    ends = [z + (z + q) / (1 - a[1] * (z + q)) for q in (-1.959964, 1.959964)]
+    shares = [0.5 * math.erfc(-end / math.sqrt(2)) for end in ends]
+    skewed = calibration.bca_interval(samples, value, left_out)
+    np.testing.assert_allclose(
+        [end[1] for end in skewed], np.quantile(samples[:, 1], shares), rtol=1e-3
+    )
     for interval in (calibration.percentile_interval, calibration.wilson_interval):
         with pytest.raises(ValueError, match="level is 95"):
             interval(samples, *([value] if interval is calibration.wilson_interval else []), 95)

@@ -262,6 +262,8 @@ def test_equal_mass_bins_hold_equally_many_rows():
     cut = jitted("bin_stats_equal_mass", num_bins=3, cut="rank")
     half = cut(np.full(9, 0.5, np.float32), np.arange(9) < 3)
     np.testing.assert_allclose(half.sum_correct, [1, 1, 1], atol=EXACT)
+    debiased = jitted("expected_calibration_error", norm="l2", debiased=True)
+    assert debiased(np.arange(8) / 8 + 0.01, np.ones(8)) == 0  # a single row has no variance
     with pytest.raises(ValueError, match="cut is 'mass'"):
         calibration.bin_stats_equal_mass(confidence, correct, cut="mass")
     with pytest.raises(ValueError, match="binning is 'kumar'"):

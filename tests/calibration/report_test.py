@@ -37,7 +37,7 @@ def predictions(seed):
 
 
 GROUP = np.repeat(np.arange(IMAGES), COPIES)
-SPLIT = np.arange(IMAGES * COPIES) % 2
+SPLIT = GROUP // 3 % 2
 evaluate = functools.partial(
     calibration.evaluate,
     group=GROUP,
@@ -118,6 +118,29 @@ def test_intervals_surround_the_values_but_for_fitted_columns(default):
     assert default.splits["brier"].low.shape == (2,)
 
 
+@pytest.mark.parametrize("mode", ["default", "paper"])
+def test_intervals_are_those_of_the_bootstrap(default, paper, mode):
+    rows = predictions(0)
+    top = calibration.top_label(rows["log_masses"], rows["label"], rows["valid"])
+    _, key = jax.random.split(jax.random.key(0))
+    if mode == "default":
+        counts = calibration.cluster_resample_counts(key, GROUP, IMAGES, RESAMPLES)
+    else:
+        counts = calibration.resample_counts(key, len(GROUP), RESAMPLES)
+
+    def statistic(weights):
+        second = weights * (SPLIT == 1)
+        brier = calibration.brier_score(top.confidence, top.correct, second)
+        return brier, calibration.aurc(top.margin, top.correct, weights)
+
+    brier, aurc = calibration.bootstrap(statistic, counts)
+    found = {"default": default, "paper": paper}[mode]
+    ends = found.splits["brier"].low[1], found.splits["brier"].high[1]
+    np.testing.assert_allclose(ends, calibration.percentile_interval(brier), atol=ATOL)
+    ends = found.metrics["aurc"].low, found.metrics["aurc"].high
+    np.testing.assert_allclose(ends, calibration.percentile_interval(aurc), atol=ATOL)
+
+
 def test_clusters_are_wider_than_rows_where_rows_repeat(default, paper):
     for name in ("accuracy", "brier", "nll", "aurc"):
         clustered, iid = default.metrics[name], paper.metrics[name]
@@ -195,12 +218,12 @@ def test_as_json_it_names_splits_and_has_no_nan(default):
     found = json.loads(default.to_json(("even", "odd")))
     assert found == default.to_dict(("even", "odd"))
     assert set(found["metrics"]) == set(found["splits"]["odd"]) - {"n"} == NAMES
-    assert found["splits"]["odd"]["n"] == IMAGES * COPIES / 2
+    assert found["splits"]["odd"]["n"] == SPLIT.sum()
     assert found["metrics"]["temperature"]["low"] is None
     accuracy = default.splits["accuracy"].value[1]
     assert found["splits"]["odd"]["accuracy"]["value"] == float(accuracy)
     assert sum(found["bins"]["count"]) == IMAGES * COPIES
-    assert sum(found["split_bins"]["even"]["count"]) == IMAGES * COPIES / 2
+    assert sum(found["split_bins"]["even"]["count"]) == IMAGES * COPIES - SPLIT.sum()
     with pytest.raises(ValueError, match="1 names of splits; the report has 2"):
         default.to_dict(("all",))
     row = default.table_row()
