@@ -5,6 +5,16 @@ counts). `calibration.checked` holds the same functions with their inputs checke
 """
 
 from . import checked
+from .areas import (
+    augrc,
+    aurc,
+    confidence_auroc,
+    e_augrc,
+    e_aurc,
+    ranked_augrc,
+    ranked_aurc,
+    ranked_auroc,
+)
 from .binning import BinStats, bin_edges, bin_index, bin_stats, bin_stats_equal_mass
 from .calibration_error import (
     average_calibration_error,
@@ -90,15 +100,7 @@ from .scores import (
     overconfidence,
 )
 from .selective import (
-    augrc,
-    aurc,
-    confidence_auroc,
     coverage_at_risk,
-    e_augrc,
-    e_aurc,
-    ranked_augrc,
-    ranked_aurc,
-    ranked_auroc,
     ranked_selective_risk,
     risk_coverage_curve,
     selective_accuracy,

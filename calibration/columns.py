@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from . import ranking, selective
+from . import areas, ranking, selective
 from .binning import bin_index
 from .confidence import choice_probabilities, label_log_prob, top_label
 from .rows import weighted_mean
@@ -80,9 +80,9 @@ COLUMNS: Mapping[str, Callable[[Weighted], jax.Array]] = {
     "brier": lambda x: x.mean(jnp.square(x.evidence.confidence - x.evidence.correct)),
     "brier_multiclass": lambda x: x.mean(x.evidence.squares),
     "nll": lambda x: x.mean(-x.evidence.log_prob),
-    "aurc": lambda x: selective.ranked_aurc(x.cumulated),
-    "augrc": lambda x: selective.ranked_augrc(x.cumulated),
-    "confidence_auroc": lambda x: selective.ranked_auroc(x.cumulated),
+    "aurc": lambda x: areas.ranked_aurc(x.cumulated),
+    "augrc": lambda x: areas.ranked_augrc(x.cumulated),
+    "confidence_auroc": lambda x: areas.ranked_auroc(x.cumulated),
     "cross_validated_ece": lambda x: x.binned(x.evidence.scaled_gap_in_bin),
     "accuracy_at_80": lambda x: 1 - selective.ranked_selective_risk(x.cumulated),
     "answer_mass": lambda x: x.mean(x.evidence.answer_mass),

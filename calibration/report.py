@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import checked, folds, resampling, scaling
+from . import folds, resampling, scaling, validation
 from .binning import BinStats, bin_stats
 from .columns import COLUMNS, VALUE_ONLY, Evidence, evaluate_columns, take_evidence
 from .intervals import percentile_interval
@@ -169,15 +169,15 @@ def evaluate(
     """
     if mode not in ("default", "paper"):
         raise ValueError(f'mode is {mode!r}; it is "default" or "paper"')
-    checked.check_choices(log_masses, label, valid=valid, any_label=mode == "paper")
+    validation.check_choices(log_masses, label, valid=valid, any_label=mode == "paper")
     shape = np.shape(log_masses)
     if answer_log_mass is None:
         answer_log_mass = np.full(shape[0], np.nan, np.float32)
     else:
-        checked.check_log_mass(answer_log_mass, shape[0])
-    checked.check_prediction(prediction, shape, valid)
-    checked.check_split(split, num_splits, shape[0])
-    checked.check_group(group, shape[0])
+        validation.check_log_mass(answer_log_mass, shape[0])
+    validation.check_prediction(prediction, shape, valid)
+    validation.check_split(split, num_splits, shape[0])
+    validation.check_group(group, shape[0])
     groups = np.arange(shape[0]) if group is None else np.asarray(group)
     names, groups = np.unique(groups, return_inverse=True)
     return _program(
