@@ -61,8 +61,10 @@ class Score:
         return jnp.where(score > 0, score, 0.0)
 
 
-def maximise(score: Score, similarity: jax.Array, weight: jax.Array, budget: int) -> jax.Array:
-    """Pick the token of the highest score, again and again; mᵢ ← max(mᵢ, sᵢⱼ*) from 0.
+def maximise(
+    score: Score, similarity: jax.Array, weight: jax.Array, budget: int, start: float = 0.0
+) -> jax.Array:
+    """Pick the token of the highest score, again and again; mᵢ ← max(mᵢ, sᵢⱼ*) from `start`.
 
     The lowest index wins a tie. CPUs are lazy; elsewhere `lazy` takes over where a step
     of `dense` is no longer bound by its launches.
@@ -72,19 +74,22 @@ def maximise(score: Score, similarity: jax.Array, weight: jax.Array, budget: int
       similarity: float32[N, N], symmetric.
       weight: float32[N], ≥ 0.
       budget: K, 1 … N.
+      start: coverage of every token before the first pick.
 
     Returns:
       int32[K] in order of selection.
     """
 
     def run(form):
-        return lambda similarity, weight: form(score, similarity, weight, budget)
+        return lambda similarity, weight: form(score, similarity, weight, budget, start)
 
     elsewhere = dense if weight.shape[0] <= _DENSE_UP_TO else lazy
     return jax.lax.platform_dependent(similarity, weight, cpu=run(lazy), default=run(elsewhere))
 
 
-def dense(score: Score, similarity: jax.Array, weight: jax.Array, budget: int) -> jax.Array:
+def dense(
+    score: Score, similarity: jax.Array, weight: jax.Array, budget: int, start: float = 0.0
+) -> jax.Array:
     """Rate all tokens anew for every pick: the definition. See `maximise`."""
     num_tokens = weight.shape[0]
 
@@ -95,13 +100,15 @@ def dense(score: Score, similarity: jax.Array, weight: jax.Array, budget: int) -
         coverage = jnp.maximum(coverage, similarity[best])  # row = column
         return coverage, taken.at[best].set(True), order.at[step].set(best)
 
-    coverage = jnp.zeros(num_tokens, jnp.float32)
+    coverage = jnp.full(num_tokens, start, jnp.float32)
     taken = jnp.zeros(num_tokens, bool)
     order = jnp.zeros(budget, jnp.int32)
     return jax.lax.fori_loop(0, budget, pick, (coverage, taken, order))[2]
 
 
-def lazy(score: Score, similarity: jax.Array, weight: jax.Array, budget: int) -> jax.Array:
+def lazy(
+    score: Score, similarity: jax.Array, weight: jax.Array, budget: int, start: float = 0.0
+) -> jax.Array:
     """Rate only tokens that may be the best, for the picks of `dense`. See `maximise`.
 
     A score that was computed once bounds the token's score ever after. Each round
@@ -130,7 +137,7 @@ def lazy(score: Score, similarity: jax.Array, weight: jax.Array, budget: int) ->
         order = order.at[picked].set(best)  # overwritten next time unless fresh
         return picked + fresh, coverage, bound, order
 
-    coverage = jnp.zeros(num_tokens, jnp.float32)
+    coverage = jnp.full(num_tokens, start, jnp.float32)
     bound = jax.lax.map(
         lambda token: score(token[0], token[1], coverage), (similarity, weight), batch_size=block
     )

@@ -37,15 +37,35 @@ def round_to(values: jax.Array, dtype: str) -> jax.Array:
     return jnp.where(jnp.abs(values) < 2.0**-14, subnormal, normal)
 
 
+def unit_norm(values: jax.Array, axis: int, dtype: str = "float32") -> jax.Array:
+    """Divide by the L2 norm along an axis, in float32; what has norm zero stays zero.
+
+    Every vector is first scaled by a power of two to entries of at most 1, so that its norm cannot
+    overflow or underflow and nothing is rounded.
+
+    Args:
+      values: float[...].
+      axis: the one that a vector runs along.
+      dtype: inputs, norms and unit vectors are each rounded to it.
+
+    Returns:
+      float32[...].
+    """
+    values = round_to(values.astype(jnp.float32), dtype)
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(values), axis=axis, keepdims=True))
+    one, half = jnp.ones_like(exponent, jnp.float32), exponent // 2
+    values = values * jnp.ldexp(one, -half) * jnp.ldexp(one, half - exponent)
+    norm = round_to(jnp.linalg.norm(values, axis=axis, keepdims=True), dtype)
+    return round_to(values / jnp.where(norm == 0, 1, norm), dtype)
+
+
 def cosine_similarity(features: jax.Array, dtype: str = "float32") -> jax.Array:
     """Compare all tokens with each other, sᵢⱼ = xᵢ·xⱼ / (‖xᵢ‖ ‖xⱼ‖), in float32.
 
     Greedy selection in bfloat16 keeps only about two thirds of the right tokens, hence float32
     whatever the input, `precision=HIGHEST` (a TPU multiplies in bfloat16 otherwise), and sums over
     short chunks of D (one running sum over 1024 products is off by up to 2e-6 on a CPU, enough to
-    change picks; in chunks by 5e-7, rarely more). Every token is first scaled by a power of two to
-    entries of at most 1, so that its norm cannot overflow or underflow and nothing is rounded. Rows
-    are multiplied from the diagonal on, and what is below it is mirrored.
+    change picks; in chunks by 5e-7, rarely more).
 
     Args:
       features: float[N, D].
@@ -55,16 +75,25 @@ def cosine_similarity(features: jax.Array, dtype: str = "float32") -> jax.Array:
     Returns:
       float32[N, N], symmetric; 0 in the row and column of a token of norm zero.
     """
-    features = round_to(features.astype(jnp.float32), dtype)
-    _, exponent = jnp.frexp(jnp.max(jnp.abs(features), axis=-1, keepdims=True))
-    one, half = jnp.ones_like(exponent, jnp.float32), exponent // 2
-    features = features * jnp.ldexp(one, -half) * jnp.ldexp(one, half - exponent)
-    norm = round_to(jnp.linalg.norm(features, axis=-1, keepdims=True), dtype)
-    unit = round_to(features / jnp.where(norm == 0, 1, norm), dtype)
-    height = max(_HEIGHT, -(-unit.shape[0] // _PANELS))
+    return gram(unit_norm(features, -1, dtype), dtype)
+
+
+def gram(vectors: jax.Array, dtype: str = "float32") -> jax.Array:
+    """Multiply all vectors with each other, xᵢ·xⱼ, with full-precision products.
+
+    Rows are multiplied from the diagonal on, and what is below it is mirrored.
+
+    Args:
+      vectors: float32[N, D].
+      dtype: what the sums are rounded to.
+
+    Returns:
+      float32[N, N], symmetric bit for bit.
+    """
+    height = max(_HEIGHT, -(-vectors.shape[0] // _PANELS))
     panels = [
-        round_to(_products(unit[start : start + height], unit[start:]), dtype)
-        for start in range(0, unit.shape[0], height)
+        round_to(_products(vectors[start : start + height], vectors[start:]), dtype)
+        for start in range(0, vectors.shape[0], height)
     ]
     rows = []
     for i, panel in enumerate(panels):

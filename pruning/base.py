@@ -115,8 +115,9 @@ _PRUNERS: dict[str, type[Any]] = {}
 def register(name: str) -> Callable[[type[P]], type[P]]:
     """Make a class the pruner called `name`: a frozen pytree dataclass that `get` finds.
 
-    Float fields become leaves, so a sweep over them compiles once; every other field is
-    marked `dataclasses.field(default=…, metadata={"static": True})` and compiled in.
+    Float fields become leaves, so a sweep over them compiles once; None may be the default
+    of one that stands for a number which is not given. Every other field is marked
+    `dataclasses.field(default=…, metadata={"static": True})` and compiled in.
 
     Args:
       name: the new name; a name that is taken is a ValueError.
@@ -250,8 +251,8 @@ def _check_fields(cls: type[Any]) -> None:
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING:
             raise TypeError(f"{cls.__qualname__}.{field.name} must have a default")
-        if not field.metadata.get("static") and not isinstance(field.default, float):
+        if not field.metadata.get("static") and not isinstance(field.default, float | None):
             raise TypeError(
-                f"{cls.__qualname__}.{field.name} must be a float or be marked "
+                f"{cls.__qualname__}.{field.name} must be a float (or None) or be marked "
                 f'metadata={{"static": True}}, got {field.default!r}'
             )

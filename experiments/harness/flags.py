@@ -56,6 +56,7 @@ _KINDS: dict[type | str, tuple[Callable[[str], Any], str]] = {
     float: (_finite, "float"),
     int: (int, "integer"),
     str: (str, "word"),
+    type(None): (_finite, "float"),  # one that is not given by default
     "seed": (_seed, "integer"),
 }
 

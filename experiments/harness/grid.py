@@ -42,7 +42,8 @@ class Setting:
             return FULL
         values = {"k": self.budget} | pruning.hyperparameters(self.pruner)
         values |= {} if self.seed is None else {"seed": self.seed}
-        words = [self.name, *(_plain(name, value) for name, value in values.items())]
+        given = {name: value for name, value in values.items() if value is not None}
+        words = [self.name, *(_plain(name, value) for name, value in given.items())]
         words += [self.order, self.positions]
         return "_".join(word for word in words if word not in _USUAL)
 

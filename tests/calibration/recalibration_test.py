@@ -134,7 +134,7 @@ def test_fits_refuse_or_spread_what_is_not_finite():
     outcome = (logit > 0) ^ (np.arange(20) % 5 == 0)
     bad = np.where(np.arange(20) == 4, np.inf, logit).astype(np.float32)
     for name in ("fit_platt", "fit_beta"):
-        assert np.isnan(jitted(name)(bad, outcome).nll)
+        assert np.isnan(jitted(name)(bad, outcome, np.ones(20, bool)).nll)
         kept = jitted(name)(bad, outcome, np.arange(20) != 4)
         assert np.isfinite(kept.nll)
         with pytest.raises(ValueError, match=r"logit\[4\] is inf"):

@@ -30,7 +30,9 @@ def make_class(**overrides):
 
 
 def test_the_methods_are_registered():
-    assert {"none", "random", "saliency", "scope"} <= set(pruning.names())
+    baselines = {"none", "random", "saliency"}
+    methods = {"agilepruner", "divprune", "floc", "otprune", "scope", "vispruner"}
+    assert baselines | methods <= set(pruning.names())
     assert list(pruning.names()) == sorted(pruning.names())
     assert pruning.get("scope") is pruning.Scope
 
