@@ -1,6 +1,5 @@
 """Settings of every test: eight virtual CPU devices, strict shapes, golden folders."""
 
-# ruff: noqa: E402 (the environment is set before jax is imported)
 import atexit
 import os
 import shutil
@@ -9,10 +8,13 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
-# Programs are compiled once per test run, also across the processes that tests start.
-_PROGRAMS = tempfile.mkdtemp()
-atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # eigenvalues beside other tests: threads would wait
+
+# Programs are compiled once per test run, by whichever worker or process needs them first.
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the folder
+    _PROGRAMS = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
