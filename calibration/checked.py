@@ -30,6 +30,7 @@ from . import (
     smooth,
 )
 from .validation import (
+    check_answers,
     check_choices,
     check_confidence,
     check_correct_pair,
@@ -95,7 +96,7 @@ risk_coverage_curve = _guard(check_margin, selective.risk_coverage_curve)
 selective_risk_control = _guard(check_margin, risk_control.selective_risk_control)
 certified_coverage_at_risk = _guard(check_margin, risk_control.certified_coverage_at_risk)
 
-top_label = _guard(check_choices, confidence.top_label)
+top_label = _guard(check_answers, confidence.top_label)
 label_log_prob = _guard(check_choices, confidence.label_log_prob)
 fit_temperature = _guard(check_choices, scaling.fit_temperature)
 temperature_grid = _guard(check_choices, scaling.temperature_grid)

@@ -148,7 +148,7 @@ def mcnemar_exact(first: jax.Array, second: jax.Array, weights: jax.Array | None
         AssertionError: if the shapes differ.
     """
     chex.assert_equal_shape([first, second])
-    dtype = float_dtype(jnp.zeros(0))
+    dtype = float_dtype(first, second)
     first, second = jnp.asarray(first, dtype), jnp.asarray(second, dtype)
     weights = row_weights(weights, first)
     possible = ((first == 0) | (first == 1)) & ((second == 0) | (second == 1))

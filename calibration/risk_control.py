@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc
 
-from .ranking import Cumulated, rank_and_cumulate, rank_by_margin
+from .ranking import Cumulated, cumulate, rank_by_margin
+from .rows import float_dtype, row_weights
 
 
 @jax.tree_util.register_dataclass
@@ -67,10 +69,14 @@ def selective_risk_control(
             raise ValueError(f"{name} is {share}; it lies in (0, 1)")
     if num_thresholds < 1:
         raise ValueError(f"num_thresholds is {num_thresholds}; at least 1 is needed")
-    rows = rank_and_cumulate(margin, correct, weights)
-    if not rows.first.size:
-        return SelectiveRule(*[jnp.full((), jnp.nan, rows.count.dtype)] * 3)
-    ranked = jnp.asarray(margin)[rank_by_margin(margin).order].astype(rows.count.dtype)
+    chex.assert_equal_shape([margin, correct])
+    margin = jnp.asarray(margin, float_dtype(margin))
+    if not margin.size:
+        return SelectiveRule(*[jnp.full((), jnp.nan, margin.dtype)] * 3)
+    correct, weights = jnp.asarray(correct, margin.dtype), row_weights(weights, margin)
+    ranking = rank_by_margin(margin)
+    ranked, correct, weights = (x[ranking.order] for x in (margin, correct, weights))
+    rows = cumulate(ranking, correct, weights)
     place = _candidates(rows, risk, delta / num_thresholds, num_thresholds)
     kept, wrong = rows.count[place + 1], rows.errors[place + 1]
     tail = betainc(jnp.maximum(kept - wrong, 1e-6), wrong + 1, 1 - risk)

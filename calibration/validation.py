@@ -213,6 +213,18 @@ def check_prediction(prediction: Array | None, shape: tuple[int, ...], valid: Ar
     _refuse("prediction", rows, ~known, "it is the index of a valid choice")
 
 
+def check_answers(
+    log_masses: Array,
+    label: Array,
+    valid: Array | None = None,
+    *,
+    prediction: Array | None = None,
+) -> None:
+    """Raise ValueError unless the choices are in order and the prediction is one of them."""
+    check_choices(log_masses, label, valid=valid)
+    check_prediction(prediction, np.shape(log_masses), valid)
+
+
 def check_split(split: Array | None, num_splits: int, num_rows: int) -> None:
     """Raise ValueError unless split is an int[E] in [0, num_splits), or both absent."""
     if split is None:

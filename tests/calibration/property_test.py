@@ -279,6 +279,8 @@ def test_the_given_answer_may_be_another_than_the_likeliest():
     assert bool(top.correct[0])
     outside = calibration.top_label(scores, jnp.asarray([1]), prediction=jnp.asarray([3]))
     assert np.isnan(outside.margin[0])
+    with pytest.raises(ValueError, match=r"prediction\[0\] is 3"):
+        checked.top_label(scores, np.array([1]), prediction=np.array([3]))
 
 
 def test_edges_are_rounded_once():
