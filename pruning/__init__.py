@@ -7,8 +7,18 @@ any of them over a batch of images.
 """
 
 from .agilepruner import AgilePruner, agilepruner
-from .base import Pruner, Stage, Tokens, get, hyperparameters, names, register, select
+from .base import Merged, Pruner, Stage, Tokens, get, hyperparameters, names, register
+from .batches import select, select_inside
 from .cdpruner import cdpruner, cdpruner_relevance
+from .decoder import (
+    Cut,
+    DecoderPruner,
+    DecoderTokens,
+    Masked,
+    Survivors,
+    scaled_layers,
+    tokens_per_layer,
+)
 from .divprune import DivPrune, divprune
 from .floc import FLoC, floc
 from .none import KeepAll
@@ -22,15 +32,21 @@ from .vispruner import VisPruner, vispruner
 
 __all__ = [
     "AgilePruner",
+    "Cut",
+    "DecoderPruner",
+    "DecoderTokens",
     "DivPrune",
     "FLoC",
     "KeepAll",
+    "Masked",
+    "Merged",
     "OTPrune",
     "Pruner",
     "Random",
     "Saliency",
     "Scope",
     "Stage",
+    "Survivors",
     "Tokens",
     "VisPruner",
     "agilepruner",
@@ -47,8 +63,11 @@ __all__ = [
     "random_subset",
     "register",
     "saliency_top_k",
+    "scaled_layers",
     "scope",
     "select",
+    "select_inside",
+    "tokens_per_layer",
     "visionzip",
     "vispruner",
 ]

@@ -1,4 +1,4 @@
-"""What every pruner shares: its view of an image, protocol, registry, batching.
+"""What every pruner shares: its view of an image, protocol, registry.
 
 Axes: G images in a batch · N visual tokens · K tokens kept · D width after the
 projector · Dv width of the vision tower · Dk width of its keys · n vision layers.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import jax
 
-from ._ops import check_budget
+from .decoder import DecoderTokens
 
 
 class Stage(enum.Enum):
@@ -36,11 +35,12 @@ class Tokens:
       embeddings: float[N, D], patches after the projector (divprune, otprune, cdpruner,
         agilepruner).
       hidden: float[1+N, Dv], vision layer −2 with CLS in row 0 (prunesid, visionzip).
-      keys: float[1+N, Dk], mean over heads of that layer's keys (visionzip, prumerge).
+      keys: float[1+N, Dk], mean over heads of that layer's keys (visionzip, tome).
       saliency: float[N], sum over heads of that layer's CLS attention row (scope,
         saliency, agilepruner, prunesid, vispruner, visionzip).
-      saliency_by_layer: float[n, N], the same for n named layers (multi-layer saliency,
-        prumerge).
+      saliency_by_layer: float[n, N], the same for n named layers (multi-layer saliency).
+      last_keys: float[1+N, Dv], keys of the tower's last layer, heads side by side (prumerge).
+      last_saliency: float[N], CLS attention row of that layer as a single head (prumerge).
       relevance: float[N], from CLIP's text tower and the question (cdpruner, trim).
     """
 
@@ -50,6 +50,8 @@ class Tokens:
     keys: jax.Array | None = None
     saliency: jax.Array | None = None
     saliency_by_layer: jax.Array | None = None
+    last_keys: jax.Array | None = None
+    last_saliency: jax.Array | None = None
     relevance: jax.Array | None = None
 
     @property
@@ -75,17 +77,32 @@ _TOKEN_AXES = (
     ("keys", -2, 1),
     ("saliency", -1, 0),
     ("saliency_by_layer", -1, 0),
+    ("last_keys", -2, 1),
+    ("last_saliency", -1, 0),
     ("relevance", -1, 0),
 )
 
 
+class Merged(NamedTuple):
+    """Tokens that a method made of an image's, or that are not all patches.
+
+    Attributes:
+      features: float[K, Dv], to be handed to the projector.
+      index: int32[K], distinct: the token whose place each of them takes, −1 for CLS.
+    """
+
+    features: jax.Array
+    index: jax.Array
+
+
 class Pruner(Protocol):
-    """Choose `budget` visual tokens of one image.
+    """Choose `budget` visual tokens of one image, before the decoder.
 
     Attributes:
       name: the registered name, also the value of the command line's `--pruner`.
-      stage: where it acts.
-      needs: the names of the `Tokens` fields that must be present.
+      stage: where it acts; one in the decoder is a `DecoderPruner` instead.
+      needs: the names of the `Tokens` fields that must be present; a property where they
+        depend on the hyper-parameters.
       nested: whether `order[:k]` is the answer for every smaller budget k.
       stochastic: whether the choice depends on the key.
     """
@@ -102,8 +119,8 @@ class Pruner(Protocol):
         It reads their values, so it runs on the host, never under a transformation.
         """
 
-    def __call__(self, tokens: Tokens, budget: int, key: jax.Array) -> jax.Array:
-        """Return int32[budget], the kept tokens in order of selection."""
+    def __call__(self, tokens: Tokens, budget: int, key: jax.Array) -> jax.Array | Merged:
+        """Return int32[budget], the kept tokens in order of selection, or what they became."""
         ...
 
 
@@ -171,37 +188,6 @@ def hyperparameters(pruner: Any) -> dict[str, Any]:
     return {field.name: getattr(pruner, field.name) for field in fields}
 
 
-def select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.Array:
-    """Choose `budget` tokens of every image of a batch.
-
-    Args:
-      pruner: an instance of a registered class; its float fields are traced.
-      tokens: the fields `pruner.needs`, each with a leading image axis G.
-      budget: K, 1 … N, static.
-      keys: key[G], one per image (`image_key`); read by stochastic pruners only.
-
-    Returns:
-      int32[G, K], the kept tokens of every image in order of selection. A budget out of
-      range, a missing field and an impossible hyper-parameter are ValueErrors.
-    """
-    pruner.check()
-    missing = [field for field in pruner.needs if getattr(tokens, field) is None]
-    if missing:
-        fields = ", ".join(f"tokens.{field}" for field in missing)
-        raise ValueError(f"pruner {pruner.name!r} needs {fields}, got None")
-    check_budget(budget, tokens.num_tokens)
-    return _select(pruner, tokens, int(budget), keys)
-
-
-@functools.partial(jax.jit, static_argnames="budget")
-def _select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.Array:
-    # A CPU gains nothing from a batch: it would leave the cache, and loops of different
-    # lengths would wait for the longest.
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda image: pruner(image[0], budget, image[1]), (tokens, keys))
-    return jax.vmap(lambda image, key: pruner(image, budget, key))(tokens, keys)
-
-
 def _accept(self: Pruner) -> None:
     """Accept every hyper-parameter."""
 
@@ -231,18 +217,24 @@ def _register_pytree(cls: type[Any]) -> None:
 
 
 def _check_class_variables(cls: type) -> None:
-    kinds = {"stage": Stage, "needs": tuple, "nested": bool, "stochastic": bool}
+    kinds = {"stage": Stage, "nested": bool, "stochastic": bool}
     for variable, kind in kinds.items():
         value = getattr(cls, variable, None)
         if not isinstance(value, kind):
             raise TypeError(
                 f"{cls.__qualname__}.{variable} must be a {kind.__name__}, got {value!r}"
             )
-    known = [field.name for field in dataclasses.fields(Tokens)]
-    for need in getattr(cls, "needs", ()):
+    needs = getattr(cls, "needs", None)
+    if isinstance(needs, property):
+        return
+    if not isinstance(needs, tuple):
+        raise TypeError(f"{cls.__qualname__}.needs must be a tuple, got {needs!r}")
+    view = DecoderTokens if getattr(cls, "stage", None) is Stage.DECODER else Tokens
+    known = [field.name for field in dataclasses.fields(view)]
+    for need in needs:
         if need not in known:
             raise TypeError(
-                f"{cls.__qualname__}.needs must name fields of Tokens "
+                f"{cls.__qualname__}.needs must name fields of {view.__name__} "
                 f"({', '.join(known)}), got {need!r}"
             )
 

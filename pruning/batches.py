@@ -1,0 +1,99 @@
+"""Pruners over batches of images: the one place of this package that compiles.
+
+Axes: G images · Q questions of each · N visual tokens · K tokens kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._ops import check_budget
+from .base import Merged, Pruner, Stage, Tokens
+from .decoder import Cut, DecoderPruner, DecoderTokens, Masked, Survivors
+
+
+def select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.Array | Merged:
+    """Choose `budget` tokens of every image of a batch, before the decoder.
+
+    Args:
+      pruner: an instance of a registered class; its float fields are traced.
+      tokens: the fields `pruner.needs`, each with a leading image axis G; `relevance` is
+        float[G, Q, N].
+      budget: K, 1 … N, static.
+      keys: key[G], one per image (`image_key`); read by stochastic pruners only.
+
+    Returns:
+      int32[G, K], the kept tokens of every image in order of selection, or a `Merged` of
+      arrays with that leading axis; [G, Q, K] from a pruner that sees the question. A budget
+      out of range, a missing field and an impossible hyper-parameter are ValueErrors.
+    """
+    pruner.check()
+    _check_needs(pruner, tokens)
+    check_budget(budget, tokens.num_tokens)
+    return _select(pruner, tokens, int(budget), keys)
+
+
+@functools.partial(jax.jit, static_argnames="budget")
+def _select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.Array | Merged:
+    def one(tokens: Tokens, key: jax.Array) -> jax.Array | Merged:
+        return pruner(tokens, budget, key)
+
+    def each_question(tokens: Tokens, key: jax.Array) -> jax.Array | Merged:
+        def ask(relevance: jax.Array) -> jax.Array | Merged:
+            return one(dataclasses.replace(tokens, relevance=relevance), key)
+
+        return _map(ask, tokens.relevance)
+
+    return _map(each_question if pruner.stage is Stage.QUESTION else one, tokens, keys)
+
+
+def select_inside(
+    pruner: DecoderPruner, tokens: DecoderTokens, cut: Cut, keys: jax.Array
+) -> Survivors | Masked:
+    """Choose what is left after a cut in the decoder, for every question of every image.
+
+    Args:
+      pruner: an instance of a registered class.
+      tokens: the fields `pruner.needs`, each with leading axes [G, Q], 1 where all are alike.
+      cut: one of `pruner.cuts`.
+      keys: key[G, Q]; read by stochastic pruners only.
+
+    Returns:
+      The pruner's answer with leading axes [G, Q]. A missing field is a ValueError.
+    """
+    _check_needs(pruner, tokens)
+    return _select_inside(pruner, tokens, cut, keys)
+
+
+@functools.partial(jax.jit, static_argnames="cut")
+def _select_inside(
+    pruner: DecoderPruner, tokens: DecoderTokens, cut: Cut, keys: jax.Array
+) -> Survivors | Masked:
+    def one(tokens: DecoderTokens, key: jax.Array) -> Survivors | Masked:
+        return pruner(tokens, cut, key)
+
+    each = jax.tree.map(lambda x: jnp.broadcast_to(x, (*keys.shape, *x.shape[2:])), tokens)
+    return jax.vmap(jax.vmap(one))(each, keys)
+
+
+def _map(function: Any, *stacked: Any) -> Any:
+    """Apply a function to every element of leading axes.
+
+    A CPU gains nothing from a batch: it would leave the cache, and loops of different
+    lengths would wait for the longest.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda element: function(*element), stacked)
+    return jax.vmap(function)(*stacked)
+
+
+def _check_needs(pruner: Pruner | DecoderPruner, tokens: Tokens | DecoderTokens) -> None:
+    missing = [field for field in pruner.needs if getattr(tokens, field) is None]
+    if missing:
+        fields = ", ".join(f"tokens.{field}" for field in missing)
+        raise ValueError(f"pruner {pruner.name!r} needs {fields}, got None")
