@@ -8,6 +8,7 @@ prompt, D width, V vocabulary, G images, Q questions.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
 
@@ -39,9 +40,20 @@ def extend_flops(cfg: TextConfig, before: int, num_tokens: int) -> int:
         before: tokens P in the prefix.
         num_tokens: tokens added.
     """
-    seen = num_tokens * before + num_tokens * (num_tokens + 1) // 2
-    whole = num_tokens * _linear_flops(cfg) + seen * _attention_flops(cfg)
+    whole = block_flops(cfg, before, num_tokens)
     return (cfg.num_layers - 1) * whole + num_tokens * _key_value_flops(cfg)
+
+
+def block_flops(cfg: TextConfig, before: int, num_tokens: int) -> int:
+    """Count the operations that add tokens to a prefix in one layer.
+
+    Args:
+        cfg: the decoder.
+        before: tokens P in the prefix.
+        num_tokens: tokens added.
+    """
+    seen = num_tokens * before + num_tokens * (num_tokens + 1) // 2
+    return num_tokens * _linear_flops(cfg) + seen * _attention_flops(cfg)
 
 
 def answer_flops(cfg: TextConfig, prefix: int, num_tokens: int) -> int:
@@ -52,27 +64,51 @@ def answer_flops(cfg: TextConfig, prefix: int, num_tokens: int) -> int:
         prefix: tokens P before the question.
         num_tokens: tokens T of the question.
     """
-    layers = extend_flops(cfg, prefix, num_tokens)
-    last = _linear_flops(cfg) - _key_value_flops(cfg)
-    last += (prefix + num_tokens) * _attention_flops(cfg)
-    return layers + last + 2 * cfg.width * cfg.vocab_size
+    return extend_flops(cfg, prefix, num_tokens) + _last_token_flops(cfg, prefix + num_tokens)
 
 
-def alone_flops(cfg: LlavaConfig, num_kept: int, num_text: int) -> int:
+def cut_flops(
+    cfg: TextConfig, before: int, counts: Sequence[int], first: int, num_text: int
+) -> tuple[int, int]:
+    """Count the operations of a decoder out of which visual tokens are taken on the way.
+
+    Args:
+        cfg: the decoder.
+        before: tokens S before the picture.
+        counts: visual tokens in each layer.
+        first: the first layer with fewer of them; from it on nothing is shared.
+        num_text: tokens T after the picture.
+
+    Returns:
+        (of a picture, once; of each question).
+    """
+    picture = sum(block_flops(cfg, before, n) for n in counts[:first])
+    question = sum(block_flops(cfg, before + n, num_text) for n in counts[:first])
+    *upper, last = counts[first:]
+    question += sum(block_flops(cfg, before, n + num_text) for n in upper)
+    question += (last + num_text) * _key_value_flops(cfg)
+    return picture, question + _last_token_flops(cfg, before + last + num_text)
+
+
+def alone_flops(cfg: LlavaConfig, counts: Sequence[int], num_text: int) -> int:
     """Count the operations of one question that shares nothing.
 
     The whole tower runs, and every token goes through every layer; the head reads the last one.
 
     Args:
         cfg: the model.
-        num_kept: visual tokens K in the prompt.
+        counts: visual tokens in each decoder layer.
         num_text: text tokens in the prompt.
     """
-    total = num_kept + num_text
-    decoder = total * _linear_flops(cfg.text)
-    decoder += total * (total + 1) // 2 * _attention_flops(cfg.text)
-    seen = encode_flops(cfg.vision, cfg.vision.num_layers) + project_flops(cfg, num_kept)
-    return seen + cfg.text.num_layers * decoder + 2 * cfg.text.width * cfg.text.vocab_size
+    seen = encode_flops(cfg.vision, cfg.vision.num_layers) + project_flops(cfg, counts[0])
+    decoder = sum(block_flops(cfg.text, 0, n + num_text) for n in counts)
+    return seen + decoder + 2 * cfg.text.width * cfg.text.vocab_size
+
+
+def _last_token_flops(cfg: TextConfig, seen: int) -> int:
+    """Count what the last layer and the head do for one token that sees others and itself."""
+    last = _linear_flops(cfg) - _key_value_flops(cfg) + seen * _attention_flops(cfg)
+    return last + 2 * cfg.width * cfg.vocab_size
 
 
 def _linear_flops(cfg: TextConfig) -> int:

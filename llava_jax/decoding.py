@@ -57,7 +57,7 @@ def begin(params: Params, prompt_ids: Array, *, cfg: LlavaConfig, stage: Stage =
         The prefix of S tokens, one for all pictures (G = 1).
     """
     decoder = params["text"]
-    x, positions, next_position = stage(_prompt)(
+    x, positions, next_position = stage(prompt)(
         {"embed_tokens": decoder["embed_tokens"]}, prompt_ids
     )
     nothing = text.empty_prefix(1, x.dtype, cfg=cfg.text)
@@ -106,7 +106,7 @@ def prefill(
     return _extend(params, before, x, positions, next_position, cfg=cfg, stage=stage)
 
 
-def _prompt(params: Params, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def prompt(params: Params, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return prompt embeddings [1, 1, S, D], positions [1, 1, S] and the next position [1]."""
     positions = jnp.arange(ids.size, dtype=jnp.int32)[None, None]
     return text.embed(params, ids)[None, None], positions, jnp.full(1, ids.size, jnp.int32)
@@ -155,13 +155,13 @@ def _extend(
     *known, known_last = before.layers
     found = []
     for layer, kv in zip(layers, known, strict=True):
-        x, longer = stage(_prefix_block)(layer, x, positions, kv, cfg=cfg.text)
+        x, longer = stage(prefix_block)(layer, x, positions, kv, cfg=cfg.text)
         found.append(longer)
-    found.append(stage(_last_prefix_block)(last, x, positions, known_last, cfg=cfg.text))
+    found.append(stage(last_prefix_block)(last, x, positions, known_last, cfg=cfg.text))
     return Prefix(tuple(found), next_position)
 
 
-def _prefix_block(
+def prefix_block(
     params: Params, x: jax.Array, positions: jax.Array, before: text.KeyValue, *, cfg: TextConfig
 ) -> tuple[jax.Array, text.KeyValue]:
     """Run a block on prefix tokens; return their outputs and the prefix with them."""
@@ -170,9 +170,10 @@ def _prefix_block(
     return x, _append(before, own)
 
 
-def _last_prefix_block(
+def last_prefix_block(
     params: Params, x: jax.Array, positions: jax.Array, before: text.KeyValue, *, cfg: TextConfig
 ) -> text.KeyValue:
+    """Return the prefix with the keys and values of its new tokens, and nothing else of a block."""
     own = text.key_value(params, x, positions, cfg=cfg)
     return _append(_for_each_image(before, x.shape[0]), own)
 
@@ -220,7 +221,7 @@ def answer(
         x, _ = stage(text.block)(layer, x, positions, kv, cfg=cfg.text)
     x = stage(text.last_token)(last, x, positions, last_prefix, lengths, cfg=cfg.text)
     head = {"norm": decoder["norm"], "lm_head": decoder["lm_head"]}
-    return stage(_logits)(head, x, cfg=cfg)
+    return stage(logits)(head, x, cfg=cfg)
 
 
 def _suffix(
@@ -231,7 +232,7 @@ def _suffix(
     return text.embed(params, ids), next_position.reshape(-1, 1, 1) + places
 
 
-def _logits(params: Params, x: jax.Array, *, cfg: LlavaConfig) -> jax.Array:
+def logits(params: Params, x: jax.Array, *, cfg: LlavaConfig) -> jax.Array:
     """Return float32[G, Q, V] of the last tokens float[G, Q, 1, D]."""
     logits = text.unembed(params, x[:, :, 0], cfg=cfg.text)
     real = jnp.arange(cfg.text.vocab_size).reshape(1, 1, -1) < cfg.real_vocab_size

@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from llava_jax import decoding, model
+from llava_jax import clip_text, cutting, decoding, looking, model
+from llava_jax.clip_config import ClipConfig
 from llava_jax.config import LlavaConfig
 from llava_jax.stage import Array, Params, Stage
 
@@ -82,28 +83,30 @@ class Engine:
         kept: Array,
         common_ids: Array | None = None,
         *,
-        original_positions: bool = False,
+        places: Array | None = None,
     ) -> decoding.Prefix:
         """Compute the prefix that the questions of each picture share.
 
         Args:
             before: the text before the picture, from ``begin``.
             features: float[G, N, Dv], all visual tokens before the projector.
-            kept: int[G, K], which of them the decoder sees, in the order to hand over.
+            kept: int[G, K], which of them the decoder sees, in the order to hand over; or
+                int[G, Q, K], and every question has a prefix of its own.
             common_ids: int[C], first tokens of every suffix; None for no token.
-            original_positions: keep each token's place among the N; otherwise renumber 0..K−1.
+            places: integers of kept's shape, the place that each of them keeps among the
+                model's visual tokens; None renumbers them 0..K−1.
 
         Returns:
-            The prefix of S + K + C tokens.
+            The prefix of S + K + C tokens, of G pictures or of G · Q questions.
         """
-        image, places = self.stage(model.project_kept)(self.params["projector"], features, kept)
-        span = features.shape[1] if original_positions else kept.shape[1]
+        image, numbers = self.stage(model.project_kept)(self.params["projector"], features, kept)
+        k = kept.shape[-1]
         return decoding.prefill(
             self.params,
             before,
             image,
-            kept if original_positions else places,
-            span,
+            numbers if places is None else places.reshape(-1, k),
+            k if places is None else self.cfg.vision.num_tokens,
             common_ids,
             cfg=self.cfg,
             stage=self.stage,
@@ -114,3 +117,68 @@ class Engine:
         return decoding.answer(
             self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=self.stage
         )
+
+    def answer_cut(
+        self,
+        prompt_ids: Array,
+        before: decoding.Prefix,
+        features: jax.Array,
+        suffix_ids: Array,
+        lengths: Array,
+        cuts: Sequence[cutting.Cut],
+        choose: looking.Choose,
+        reads: Sequence[str],
+    ) -> tuple[jax.Array, jax.Array]:
+        """Answer from all visual tokens, float[G, N, Dv], of which some are taken out on the way.
+
+        Args:
+            prompt_ids: int[S], text before the picture.
+            before: its prefix, from ``begin``.
+            features: float[G, N, Dv], all visual tokens before the projector.
+            suffix_ids: int[G, Q, T], the whole text after the picture.
+            lengths: int[G, Q].
+            cuts: where; see ``cutting.answer``.
+            choose: what is left.
+            reads: what ``choose`` looks at.
+
+        Returns:
+            (float32[G, Q, V], int32[G, Q, W] the tokens left, −1 for one made of others).
+        """
+        image = self.stage(model.project)(self.params["projector"], features)
+        return cutting.answer(
+            self.params,
+            prompt_ids,
+            image,
+            suffix_ids,
+            lengths,
+            cuts,
+            choose,
+            reads,
+            before=before,
+            cfg=self.cfg,
+            stage=self.stage,
+        )
+
+
+class ClipEngine:
+    """A loaded dual encoder.
+
+    Attributes:
+        params: the parameter tree.
+        cfg: its shapes.
+    """
+
+    def __init__(self, params: Params, cfg: ClipConfig):
+        self.params = params
+        self.cfg = cfg
+
+    def texts(self, ids: Array) -> jax.Array:
+        """Embed texts int[E, T] in the shared space, float[E, P]; see ``clip_text.embed_text``."""
+        parts = {name: self.params[name] for name in ("text", "text_projection")}
+        return _compiled(clip_text.embed_text)(parts, ids, cfg=self.cfg)
+
+    def patches(self, features: jax.Array) -> jax.Array:
+        """Embed vision features float[..., Dv] in the shared space, float[..., P]."""
+        norm = {"post_norm": self.params["vision"]["post_norm"]}
+        parts = {"vision": norm, "visual_projection": self.params["visual_projection"]}
+        return _compiled(clip_text.embed_visual)(parts, features, cfg=self.cfg)

@@ -214,6 +214,40 @@ def prefix_attention(
     Returns:
         float[G, Q, U, H, d] in query's dtype.
     """
+    before, own, total = _prefix_weights(query, keys, prefix_keys, visible)
+    product = functools.partial(jnp.einsum, **exact(query))
+    out = product("gkqtrp,gpkd->gkqtrd", before.astype(query.dtype), prefix_values)
+    out += product("gkqtrs,gqskd->gkqtrd", own.astype(query.dtype), values)
+    return (out / total).astype(query.dtype).transpose(0, 2, 3, 1, 4, 5).reshape(query.shape)
+
+
+def prefix_attention_rows(
+    query: jax.Array, keys: jax.Array, prefix_keys: jax.Array, visible: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return rows of the attention matrix that ``prefix_attention`` never forms.
+
+    Args:
+        query: float[G, Q, U, H, d], of some suffix tokens.
+        keys: float[G, Q, T, K, d] of the suffix.
+        prefix_keys: float[G, P, K, d].
+        visible: bool[G, Q, U, T] or broadcastable, suffix tokens that each query sees.
+
+    Returns:
+        (float32[G, Q, H, U, P], float32[G, Q, H, U, T]); together they sum to one.
+    """
+    before, own, total = _prefix_weights(query, keys, prefix_keys, visible)
+    g, q, u, heads, _ = query.shape
+
+    def rows(weights: jax.Array) -> jax.Array:
+        return (weights / total).transpose(0, 2, 1, 4, 3, 5).reshape(g, q, heads, u, -1)
+
+    return rows(before), rows(own)
+
+
+def _prefix_weights(
+    query: jax.Array, keys: jax.Array, prefix_keys: jax.Array, visible: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the exponentials of ``prefix_attention`` and their sum, float32[G, K, Q, U, r, ·]."""
     g, q, u, _, width = query.shape
     product = functools.partial(jnp.einsum, **exact(query))
     grouped = query.reshape(g, q, u, keys.shape[-2], -1, width)
@@ -223,6 +257,4 @@ def prefix_attention(
         visible = jnp.tril(jnp.ones((u, u), bool)).reshape(1, 1, u, u)
     own = jnp.where(visible[:, None, :, :, None], own, jnp.finfo(jnp.float32).min)
     (before, own), total = _exponentials(before, own)
-    out = product("gkqtrp,gpkd->gkqtrd", before.astype(query.dtype), prefix_values)
-    out += product("gkqtrs,gqskd->gkqtrd", own.astype(query.dtype), values)
-    return (out / total).astype(query.dtype).transpose(0, 2, 3, 1, 4, 5).reshape(query.shape)
+    return before, own, total

@@ -11,7 +11,7 @@ T suffix, D width, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ class VisionOutputs:
         keys: float[G, 1+N, d], that layer's keys, mean over heads.
         saliency: float32[G, N], that layer's CLS attention row, sum over heads.
         saliency_by_layer: float32[G, n, N], the same for each layer named in the call.
+        last_keys: float[G, 1+N, Dv], keys of the layer after it, heads side by side.
+        last_saliency: float32[G, N], CLS attention row of that layer with all heads as one.
     """
 
     features: jax.Array | None = None
@@ -42,6 +44,8 @@ class VisionOutputs:
     keys: jax.Array | None = None
     saliency: jax.Array | None = None
     saliency_by_layer: jax.Array | None = None
+    last_keys: jax.Array | None = None
+    last_saliency: jax.Array | None = None
 
     def require(self, name: str) -> jax.Array:
         """Return an output that was asked for.
@@ -95,8 +99,10 @@ def encode(
         if index in saliency_layers:
             rows[index] = stage(vision.saliency)(layer, x, cfg=cfg.vision)
         if index == depth - 1:
-            found = _probe(layer, x, cfg=cfg.vision, outputs=outputs, stage=stage)
+            found = _probe(_PROBES, layer, x, cfg=cfg.vision, outputs=outputs, stage=stage)
         x = stage(vision.block)(layer, x, cfg=cfg.vision)
+    if after := tower["layers"][depth:]:
+        found |= _probe(_PROBES_AFTER, after[0], x, cfg=cfg.vision, outputs=outputs, stage=stage)
     if "saliency_by_layer" in outputs:
         found["saliency_by_layer"] = stage(_stack)([rows[i] for i in saliency_layers])
     if "hidden" in outputs:
@@ -108,7 +114,12 @@ def encode(
     return VisionOutputs(**found)
 
 
+_PROBES = {"saliency": vision.saliency, "keys": vision.mean_keys}
+_PROBES_AFTER = {"last_saliency": vision.single_head_saliency, "last_keys": vision.joined_keys}
+
+
 def _probe(
+    probes: Mapping[str, Callable[..., jax.Array]],
     layer: Params,
     x: jax.Array,
     *,
@@ -117,7 +128,6 @@ def _probe(
     stage: Stage,
 ) -> dict[str, jax.Array]:
     """Return the attention outputs of one block for its input x."""
-    probes = {"saliency": vision.saliency, "keys": vision.mean_keys}
     return {name: stage(f)(layer, x, cfg=cfg) for name, f in probes.items() if name in outputs}
 
 
@@ -136,6 +146,22 @@ def project(params: Params, features: jax.Array) -> jax.Array:
     return dense(x, second["weight"], second["bias"])
 
 
+def pick(features: jax.Array, kept: jax.Array) -> jax.Array:
+    """Gather the kept tokens.
+
+    Args:
+        features: float[G, N, D].
+        kept: int[G, K], or int[G, Q, K] where each question keeps its own.
+
+    Returns:
+        float[G, K, D], or float[G · Q, K, D].
+    """
+    (g, n, width), k = features.shape, kept.shape[-1]
+    rows = features[:, None].reshape(g, 1, n, width)
+    found = jnp.take_along_axis(rows, kept.reshape(g, -1, k, 1), axis=2)
+    return found.reshape(-1, k, width)
+
+
 def project_kept(
     params: Params, features: jax.Array, kept: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -144,13 +170,13 @@ def project_kept(
     Args:
         params: the projector.
         features: float[G, N, Dv].
-        kept: int[G, K], in the order to hand over.
+        kept: int[G, K] or int[G, Q, K], in the order to hand over.
 
     Returns:
-        (float[G, K, D], int32[G, K] their places when renumbered, 0..K−1).
+        (float[B, K, D], int32[B, K] their places when renumbered, 0..K−1), B = G or G · Q.
     """
-    places = jnp.broadcast_to(jnp.arange(kept.shape[1], dtype=jnp.int32), kept.shape)
-    return project(params, jnp.take_along_axis(features, kept[..., None], axis=1)), places
+    image = project(params, pick(features, kept))
+    return image, jnp.broadcast_to(jnp.arange(image.shape[1], dtype=jnp.int32), image.shape[:2])
 
 
 def apply(

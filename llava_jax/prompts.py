@@ -10,6 +10,7 @@ import hashlib
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
 import tokenizers
 
 _SYSTEM = (
@@ -38,6 +39,13 @@ def with_options(question: str, options: Sequence[str]) -> str:
     )
 
 
+def without_instruction(user_text: str) -> str:
+    """Return a question without what LLaVA-1.5 appends to say how it is to be answered."""
+    for instruction in (SHORT_ANSWER, OPTION_LETTER):
+        user_text = user_text.removesuffix(instruction)
+    return user_text
+
+
 class Tokenizer:
     """A Llama-style tokenizer read from a model's folder.
 
@@ -57,19 +65,12 @@ class Tokenizer:
             FileNotFoundError: the folder has none.
             ValueError: the file cannot be read, or gives no BOS.
         """
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"no tokenizer.json in {folder}")
-        content = file.read_bytes()
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-        except Exception as error:  # the library raises bare Exception for malformed files
-            raise ValueError(f"{file} is not a tokenizer: {error}") from None
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        found = cls(tokenizer, hashlib.sha256(content).hexdigest())
+        tokenizer, digest = _read(folder)
+        found = cls(tokenizer, digest)
         if found.first("")[:1] != [tokenizer.token_to_id("<s>")]:
-            raise ValueError(f"{file} does not put <s> first, as LLaVA's prompts need")
+            raise ValueError(
+                f"{folder}/tokenizer.json does not put <s> first, as LLaVA's prompts need"
+            )
         return found
 
     def first(self, text: str) -> list[int]:
@@ -101,3 +102,60 @@ class Tokenizer:
         if long := {spelling: found for spelling, found in ids.items() if len(found) != 1}:
             raise ValueError(f"not single tokens: {long}")
         return tuple(dict.fromkeys(found[0] for found in ids.values()))
+
+
+class ClipTokenizer:
+    """The tokenizer of CLIP's text tower, read from a dual encoder's folder.
+
+    Attributes:
+        digest: sha256 of its file.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, digest: str):
+        self._tokenizer = tokenizer
+        self.digest = digest
+
+    @classmethod
+    def from_folder(cls, folder: pathlib.Path) -> ClipTokenizer:
+        """Read ``tokenizer.json``.
+
+        Raises:
+            FileNotFoundError: the folder has none.
+            ValueError: the file cannot be read.
+        """
+        return cls(*_read(folder))
+
+    @property
+    def num_ids(self) -> int:
+        """One more than the highest id."""
+        return max(self._tokenizer.get_vocab().values()) + 1
+
+    def pieces(self, text: str, length: int) -> np.ndarray:
+        """Cut a text into pieces of the tower's length, as CDPruner does with long questions.
+
+        Args:
+            text: any.
+            length: positions T of the text tower.
+
+        Returns:
+            int32[M, T], begin- and end-of-text tokens around the whole text, padded with 0.
+        """
+        ids = self._tokenizer.encode(text).ids
+        padded = np.zeros((-(-len(ids) // length), length), np.int32)
+        padded.flat[: len(ids)] = ids
+        return padded
+
+
+def _read(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:
+    """Return a folder's tokenizer, neither padding nor truncating, and its file's sha256."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no tokenizer.json in {folder}")
+    content = file.read_bytes()
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises bare Exception for malformed files
+        raise ValueError(f"{file} is not a tokenizer: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer, hashlib.sha256(content).hexdigest()

@@ -138,7 +138,7 @@ def write_checkpoint(folder: pathlib.Path, *, seed: int = 0, **text: Any) -> Lla
 
 
 def write_clip(folder: pathlib.Path, *, seed: int = 0, eos_id: int | None = 97) -> ClipConfig:
-    """Write a tiny random dual encoder in the layout of a Hugging Face ``CLIPModel``.
+    """Write a tiny random dual encoder in the Hugging Face layout, tokenizer included.
 
     Args:
         folder: made if it is not there.
@@ -150,4 +150,19 @@ def write_clip(folder: pathlib.Path, *, seed: int = 0, eos_id: int | None = 97) 
     """
     cfg = tiny_clip(eos_id)
     huggingface.save(folder, random_params(cfg, seed), clip_to_hf(cfg), np.float32, keys=rules.CLIP)
+    _tiny_clip_tokenizer(cfg.text.vocab_size).save(str(folder / "tokenizer.json"))
     return cfg
+
+
+def _tiny_clip_tokenizer(vocab_size: int) -> tokenizers.Tokenizer:
+    """Return a tokenizer of single characters, between a begin-of-text and an end-of-text token."""
+    vocab = {chr(code): code - 32 for code in range(32, 127)}
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    vocab |= {begin: vocab_size - 3, end: vocab_size - 2}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="?"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{begin} $A {end}",
+        special_tokens=[(begin, vocab[begin]), (end, vocab[end])],
+    )
+    return tokenizer

@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from llava_jax.config import TextConfig
-from llava_jax.layers import Linear, RMSNorm, dense, prefix_attention, rope, run
+from llava_jax.layers import (
+    Linear,
+    RMSNorm,
+    dense,
+    prefix_attention,
+    prefix_attention_rows,
+    rope,
+    run,
+)
 
 Params = Mapping[str, Any]
 
@@ -65,32 +73,51 @@ class TextBlock(nn.Module):
         return KeyValue(k, self.v(y).reshape(shape))
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, prefix: KeyValue
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        prefix: KeyValue,
+        visible: jax.Array | None = None,
     ) -> tuple[jax.Array, KeyValue]:
         """Map float[G, Q, T, D] to the same shape; also return the suffix's keys and values."""
         own = self.key_value(x, positions)
-        mixed = prefix_attention(self.query(x, positions), *own, *prefix)
+        mixed = prefix_attention(self.query(x, positions), *own, *prefix, visible)
         return self._finish(x, mixed), own
+
+    def attention_rows(
+        self, x: jax.Array, positions: jax.Array, prefix: KeyValue, places: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return how much the tokens at places int[G, Q, U] look at the prefix and at x."""
+        query, keys = self._query_at(x, positions, places), self.key_value(x, positions).keys
+        return prefix_attention_rows(query, keys, prefix.keys, _before(places, x.shape[2]))
 
     def last_token(
         self, x: jax.Array, positions: jax.Array, prefix: KeyValue, lengths: jax.Array
     ) -> jax.Array:
         """Map float[G, Q, T, D] to float[G, Q, 1, D]: the output at each suffix's last token."""
         own, last = self.key_value(x, positions), (lengths - 1)[..., None]
-        positions = jnp.broadcast_to(positions, x.shape[:3])
-        query = self.query(
-            jnp.take_along_axis(x, last[..., None], axis=2),
-            jnp.take_along_axis(positions, last, axis=2),
-        )
-        visible = jnp.arange(x.shape[2]).reshape(1, 1, 1, -1) <= last[..., None]
-        mixed = prefix_attention(query, *own, *prefix, visible)
+        query = self._query_at(x, positions, last)
+        mixed = prefix_attention(query, *own, *prefix, _before(last, x.shape[2]))
         return self._finish(jnp.take_along_axis(x, last[..., None], axis=2), mixed)
+
+    def _query_at(self, x: jax.Array, positions: jax.Array, places: jax.Array) -> jax.Array:
+        """Return the rotated queries float[G, Q, U, H, d] of the tokens at places int[G, Q, U]."""
+        positions = jnp.broadcast_to(positions, x.shape[:3])
+        return self.query(
+            jnp.take_along_axis(x, places[..., None], axis=2),
+            jnp.take_along_axis(positions, places, axis=2),
+        )
 
     def _finish(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
         """Add the attention's output, then the feed-forward network's."""
         x = x + self.out(mixed.reshape(*x.shape[:3], -1))
         y = self.mlp_norm(x)
         return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y))
+
+
+def _before(places: jax.Array, num_tokens: int) -> jax.Array:
+    """Return which of T tokens those at places int[G, Q, U] see, bool[G, Q, U, T]."""
+    return jnp.arange(num_tokens).reshape(1, 1, 1, -1) <= places[..., None]
 
 
 def empty_prefix(num_images: int, dtype: jnp.dtype, *, cfg: TextConfig) -> KeyValue:
@@ -109,6 +136,7 @@ def block(
     x: jax.Array,
     positions: jax.Array,
     prefix: KeyValue,
+    visible: jax.Array | None = None,
     *,
     cfg: TextConfig,
 ) -> tuple[jax.Array, KeyValue]:
@@ -119,12 +147,39 @@ def block(
         x: float[G, Q, T, D].
         positions: int[G, Q, T] or broadcastable, places of the suffix tokens in the sequence.
         prefix: this layer's keys and values of the prefix, float[G, P, K, d].
+        visible: bool[G, Q, T, T] or broadcastable, suffix tokens that each of them sees; None
+            for itself and what stands before it.
         cfg: shapes.
 
     Returns:
         (hidden states float[G, Q, T, D], the suffix's keys and values float[G, Q, T, K, d]).
     """
-    return run(TextBlock(cfg), params, x, positions, prefix)
+    return run(TextBlock(cfg), params, x, positions, prefix, visible)
+
+
+def attention_rows(
+    params: Params,
+    x: jax.Array,
+    positions: jax.Array,
+    prefix: KeyValue,
+    places: jax.Array,
+    *,
+    cfg: TextConfig,
+) -> tuple[jax.Array, jax.Array]:
+    """Return how much some suffix tokens look at the prefix and at the suffix in one block.
+
+    Args:
+        params: the block.
+        x: float[G, Q, T, D], its input.
+        positions: int[G, Q, T] or broadcastable.
+        prefix: this layer's keys and values of the prefix, float[G, P, K, d].
+        places: int[G, Q, U], indices of the tokens in the suffix.
+        cfg: shapes.
+
+    Returns:
+        (float32[G, Q, H, U, P], float32[G, Q, H, U, T]); together they sum to one.
+    """
+    return run(TextBlock(cfg), params, x, positions, prefix, places, method="attention_rows")
 
 
 def query_key_value(

@@ -48,6 +48,11 @@ class VisionBlock(nn.Module):
         y = self.norm_1(x)
         return attention_row(self._split(self.q(y[:, :1]))[:, 0], self._split(self.k(y)))
 
+    def single_head_cls_row(self, x: jax.Array) -> jax.Array:
+        """Return the CLS row as if all heads were one, float32[G, 1+N]."""
+        y = self.norm_1(x)
+        return attention_row(self.q(y[:, :1]), self.k(y)[:, :, None])[:, 0]
+
     def keys(self, x: jax.Array) -> jax.Array:
         """Return keys float[G, 1+N, H, d]."""
         return self._split(self.k(self.norm_1(x)))
@@ -117,3 +122,13 @@ def saliency(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
 def mean_keys(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
     """Return the block's keys averaged over heads, float[G, 1+N, d]."""
     return run(VisionBlock(cfg), params, x, method="keys").mean(axis=2)
+
+
+def joined_keys(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
+    """Return the block's keys, heads side by side, float[G, 1+N, D]."""
+    return run(VisionBlock(cfg), params, x, method="keys").reshape(x.shape)
+
+
+def single_head_saliency(params: Params, x: jax.Array, *, cfg: VisionConfig) -> jax.Array:
+    """Return how much CLS looks at each patch in a block with all heads as one, float32[G, N]."""
+    return run(VisionBlock(cfg), params, x, method="single_head_cls_row")[:, 1:]

@@ -8,8 +8,9 @@ any of them over a batch of images.
 
 from .agilepruner import AgilePruner, agilepruner
 from .base import Merged, Pruner, Stage, Tokens, get, hyperparameters, names, register
-from .batches import select, select_inside
-from .cdpruner import cdpruner, cdpruner_relevance
+from .batches import relevance, select, select_inside
+from .cdpruner import CDPruner, cdpruner, cdpruner_relevance
+from .dart import Dart, dart
 from .decoder import (
     Cut,
     DecoderPruner,
@@ -20,54 +21,87 @@ from .decoder import (
     tokens_per_layer,
 )
 from .divprune import DivPrune, divprune
+from .fastv import FastV, fastv
 from .floc import FLoC, floc
+from .holov import HoloV, holov
 from .none import KeepAll
 from .otprune import OTPrune, otprune
-from .prunesid import prunesid
+from .prumerge import PruMerge, PruMergePlus, prumerge, prumerge_plus
+from .prunesid import PruneSID, prunesid
+from .pyramiddrop import PyramidDrop, pyramid
 from .random import Random, image_key, random_subset
-from .saliency import Saliency, saliency_top_k
+from .saliency import Saliency, saliency_layers, saliency_top_k
 from .scope import Scope, scope
-from .visionzip import visionzip
+from .sparsevlm import SparseVLM, rank_budget, recycled, relation, text_raters
+from .tome import ToMe, tome
+from .trim import Trim, trim
+from .visionzip import VisionZip, visionzip
 from .vispruner import VisPruner, vispruner
 
 __all__ = [
     "AgilePruner",
+    "CDPruner",
     "Cut",
+    "Dart",
     "DecoderPruner",
     "DecoderTokens",
     "DivPrune",
     "FLoC",
+    "FastV",
+    "HoloV",
     "KeepAll",
     "Masked",
     "Merged",
     "OTPrune",
+    "PruMerge",
+    "PruMergePlus",
+    "PruneSID",
     "Pruner",
+    "PyramidDrop",
     "Random",
     "Saliency",
     "Scope",
+    "SparseVLM",
     "Stage",
     "Survivors",
+    "ToMe",
     "Tokens",
+    "Trim",
     "VisPruner",
+    "VisionZip",
     "agilepruner",
     "cdpruner",
     "cdpruner_relevance",
+    "dart",
     "divprune",
+    "fastv",
     "floc",
     "get",
+    "holov",
     "hyperparameters",
     "image_key",
     "names",
     "otprune",
+    "prumerge",
+    "prumerge_plus",
     "prunesid",
+    "pyramid",
     "random_subset",
+    "rank_budget",
+    "recycled",
     "register",
+    "relation",
+    "relevance",
+    "saliency_layers",
     "saliency_top_k",
     "scaled_layers",
     "scope",
     "select",
     "select_inside",
+    "text_raters",
     "tokens_per_layer",
+    "tome",
+    "trim",
     "visionzip",
     "vispruner",
 ]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import importlib.metadata
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
@@ -119,6 +122,14 @@ class Pruner(Protocol):
         It reads their values, so it runs on the host, never under a transformation.
         """
 
+    def vision_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Return the layers of `saliency_by_layer`; only asked of pruners that need it.
+
+        Args:
+          num_layers: of the vision tower.
+        """
+        ...
+
     def __call__(self, tokens: Tokens, budget: int, key: jax.Array) -> jax.Array | Merged:
         """Return int32[budget], the kept tokens in order of selection, or what they became."""
         ...
@@ -162,15 +173,49 @@ def register(name: str) -> Callable[[type[P]], type[P]]:
 
 
 def get(name: str) -> type[Any]:
-    """Return the class registered as `name`; else a ValueError lists the known names."""
+    """Return the class registered as `name`, by this package or an installed distribution.
+
+    A distribution names the module that registers it as an entry point of the group
+    "llava_jax.pruners", which is called as the pruner is. Such modules are imported when a
+    name is asked for that is not known without them.
+
+    Returns:
+      The class. A ValueError lists the known names or, where the module of that name cannot
+      be imported, gives the reason and the distribution.
+    """
+    if name not in _PRUNERS and (reason := _load_entry_points().get(name)):
+        raise ValueError(reason)
     if name not in _PRUNERS:
         raise ValueError(f"there is no pruner {name!r}; known: {', '.join(names())}")
     return _PRUNERS[name]
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all registered pruners in alphabetical order."""
+    """Return the names of all registered pruners in alphabetical order.
+
+    Those of installed distributions are among them; one that cannot be imported is a warning.
+    """
+    for reason in _load_entry_points().values():
+        warnings.warn(reason, stacklevel=2)
     return tuple(sorted(_PRUNERS))
+
+
+@functools.cache
+def _load_entry_points() -> dict[str, str]:
+    """Import the modules of installed distributions; return name → why one is not there."""
+    failed = {}
+    for point in importlib.metadata.entry_points(group="llava_jax.pruners"):
+        try:
+            point.load()
+            if point.name not in _PRUNERS:
+                raise LookupError("the module registers no pruner of that name")
+        except Exception as error:  # whatever another package's import raises
+            failed[point.name] = (
+                f"the pruner {point.name!r} of the distribution "
+                f"{point.dist.name if point.dist else '?'} ({point.value}) is not available: "
+                f"{type(error).__name__}: {error}"
+            )
+    return failed
 
 
 def hyperparameters(pruner: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ._ops import check_budget
 from .base import Merged, Pruner, Stage, Tokens
+from .cdpruner import cdpruner_relevance
 from .decoder import Cut, DecoderPruner, DecoderTokens, Masked, Survivors
 
 
@@ -50,6 +51,22 @@ def _select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax
         return _map(ask, tokens.relevance)
 
     return _map(each_question if pruner.stage is Stage.QUESTION else one, tokens, keys)
+
+
+@functools.partial(jax.jit, static_argnames="sign")
+def relevance(image_embeds: jax.Array, text_embeds: jax.Array, *, sign: int = -1) -> jax.Array:
+    """Rate the tokens of every image for every question; see `cdpruner_relevance`.
+
+    Args:
+      image_embeds: float[G, N, C].
+      text_embeds: float[G, Q, M, C].
+      sign: −1 or 1, static.
+
+    Returns:
+      float32[G, Q, N].
+    """
+    rate = functools.partial(cdpruner_relevance, sign=sign)
+    return jax.vmap(jax.vmap(rate, (None, 0)))(image_embeds, text_embeds)
 
 
 def select_inside(

@@ -169,15 +169,19 @@ def scaled_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
 
 
 def tokens_per_layer(cuts: Sequence[Cut], num_tokens: int, num_layers: int) -> tuple[int, ...]:
-    """Return how many visual tokens each decoder layer runs on.
+    """Return how many visual tokens stand behind the answer in each decoder layer.
 
     Args:
       cuts: from the first layer on.
       num_tokens: N.
       num_layers: L.
+
+    Returns:
+      L numbers. Tokens that are masked do not count, though they cost as much as before; a cut
+      that restarts has the tokens it keeps in all layers.
     """
     counts = [num_tokens] * num_layers
     for cut in cuts:
-        left = num_tokens if cut.how == "mask" else cut.keep + cut.merged
-        counts[cut.layer :] = [left] * (num_layers - cut.layer)
+        start = 0 if cut.how == "restart" else cut.layer
+        counts[start:] = [cut.keep + cut.merged] * (num_layers - start)
     return tuple(counts)

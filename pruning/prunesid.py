@@ -8,11 +8,14 @@ VLMs via synergistic importance-diversity", and its code, ZhengyaoFang/PruneSID.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from ._ops import cosine_similarity
+from .base import Merged, Stage, Tokens, register
 from .saliency import saliency_top_k
 
 
@@ -67,6 +70,23 @@ def prunesid(
     place = jnp.arange(num_tokens) - (jnp.cumsum(sizes) - sizes)[group[queue]]
     kept = jnp.argsort(place >= take[group[queue]], stable=True)[: budget - 1]
     return jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + by_saliency[queue[kept]]])
+
+
+@register("prunesid")
+class PruneSID:
+    """Apply `prunesid`, CLS included."""
+
+    stage: ClassVar = Stage.VISION
+    needs: ClassVar = ("hidden", "saliency")
+    nested: ClassVar = False
+    stochastic: ClassVar = False
+
+    def __call__(self, tokens: Tokens, budget: int, key: jax.Array) -> Merged:
+        """Return `budget` tokens, CLS (index −1) first; the key is ignored."""
+        assert tokens.hidden is not None
+        assert tokens.saliency is not None
+        rows = prunesid(tokens.hidden, tokens.saliency, budget)
+        return Merged(tokens.hidden[rows], rows - 1)
 
 
 def principal_groups(features: jax.Array, num_groups: int) -> jax.Array:

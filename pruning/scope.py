@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from . import _greedy
 from ._ops import check_budget, cosine_similarity, round_to
 from .base import Stage, Tokens, register
+from .saliency import saliency_field, saliency_layers, saliency_of
 
 
 def scope(
@@ -72,7 +73,6 @@ class Scope:
     """Bind the hyper-parameters of `scope`."""
 
     stage: ClassVar = Stage.VISION
-    needs: ClassVar = ("features", "saliency")
     nested: ClassVar = True
     stochastic: ClassVar = False
 
@@ -82,6 +82,12 @@ class Scope:
     gamma: float = dataclasses.field(default=1.0, metadata={"static": True})
     combine: str = dataclasses.field(default="multiply", metadata={"static": True})
     select_dtype: str = dataclasses.field(default="float32", metadata={"static": True})
+    saliency_layers: str | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The features, and the saliency of one layer or of several."""
+        return ("features", saliency_field(self.saliency_layers))
 
     def check(self) -> None:
         """Refuse hyper-parameters without a meaning."""
@@ -91,13 +97,18 @@ class Scope:
                 f"infinitely), got {self.alpha}"
             )
         _check(self.gamma, self.combine, self.select_dtype)
+        self.vision_layers(24)
+
+    def vision_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Return the layers of `saliency_by_layer` for a tower of that depth."""
+        return saliency_layers(self.saliency_layers, num_layers)
 
     def __call__(self, tokens: Tokens, budget: int, key: jax.Array) -> jax.Array:
         """Return int32[budget]; the key is ignored."""
         assert tokens.features is not None
         return scope(
             tokens.features,
-            tokens.saliency,
+            saliency_of(tokens, self.saliency_layers),
             budget,
             alpha=self.alpha,
             gamma=self.gamma,

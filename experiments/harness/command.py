@@ -11,7 +11,7 @@ from typing import Any
 
 import tqdm
 
-from experiments.harness import batching, evidence, flags, plan, records, runner
+from experiments.harness import batching, evidence, flags, plan, records, relevance, runner
 from experiments.harness.benchmark import Benchmark, Dataset
 from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError, InterruptedRunError, UsageError
@@ -82,8 +82,13 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
     _check_answers(dataset, source)
     with watch.stage("digests of data and weights"):
         identity = _identity(benchmark, config, source, dataset)
-    folders = tuple(_open(setting, config, identity, work) for setting in grid)
-    inputs = runner.Inputs(work, dataset, source, config, _cache(config, identity), watch)
+        clip = relevance.find(config, source) if any(map(_reads_clip, grid)) else None
+        reads = {} if clip is None else {"clip": clip.identity()}
+    folders = tuple(
+        _open(setting, config, identity | (reads if _reads_clip(setting) else {}), work, source)
+        for setting in grid
+    )
+    inputs = runner.Inputs(work, dataset, source, clip, config, _cache(config, identity), watch)
     return Work(grid, folders, inputs)
 
 
@@ -115,6 +120,11 @@ def answer(work: Work, then: Callable[[], None] = lambda: None) -> Outcome:
         job.folder.seal()
     paths = tuple(folder.path for folder in work.folders)
     return Outcome(paths, len(paths) * rows, failed, missing - failed)
+
+
+def _reads_clip(setting: Setting) -> bool:
+    """Return whether a setting's pruner compares the picture with the question."""
+    return "relevance" in setting.pruner.needs
 
 
 def _cache(config: RunConfig, identity: Mapping[str, Any]) -> FeatureCache:
@@ -205,9 +215,11 @@ def _open(
     config: RunConfig,
     identity: Mapping[str, Any],
     work: plan.Plan,
+    source: Source,
 ) -> RunFolder:
     """Make or find a setting's folder."""
     batches = {"images": len(work.groups), "images_per_batch": work.images_per_batch}
+    batches |= plan.realised(setting, source.cfg, work)
     # Through JSON and back, so that it compares equal with what a run.json holds.
     whole = records.canonical_copy({**identity, "setting": setting.describe()})
     return RunFolder.open(

@@ -19,6 +19,9 @@ class RunConfig:
     Attributes:
         model: folder, hub id or ``pocket``.
         data: folder or ``scenes``.
+        clip: folder or hub id of a dual encoder, None for the one beside the model.
+        relevant: whether patches that matter to a question are ``similar`` or ``dissimilar`` to it
+            in that encoder; None for what its config.json says.
         pruners: names, in the order given.
         budgets: tokens to keep.
         hyperparameters: name → values, only those given.
@@ -41,6 +44,8 @@ class RunConfig:
 
     model: str
     data: str
+    clip: str | None
+    relevant: str | None
     pruners: tuple[str, ...]
     budgets: tuple[int, ...]
     hyperparameters: Mapping[str, tuple[Any, ...]]

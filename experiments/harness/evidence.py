@@ -14,6 +14,7 @@ import numpy as np
 
 import calibration
 from experiments.harness import batching, loading, records
+from experiments.harness.answering import Answers
 from experiments.harness.folder import RunFolder
 from experiments.harness.grid import Setting
 from experiments.harness.source import Source
@@ -38,13 +39,12 @@ class Job:
 
 
 def to_records(
-    logits: jax.Array, kept: np.ndarray, ready: loading.Loaded, source: Source, job: Job
+    answers: Answers, ready: loading.Loaded, source: Source, job: Job
 ) -> tuple[list[records.Record], list[records.Failure]]:
     """Turn a batch's logits into rows: arrays in, strings out.
 
     Args:
-        logits: float32[G, Q, V].
-        kept: int32[G, K].
+        answers: of the batch.
         ready: the batch whose questions were asked.
         source: names the answers' tokens.
         job: the setting; rows it has already are left out.
@@ -52,10 +52,11 @@ def to_records(
     Returns:
         (rows, rows that failed), in the order of the plan.
     """
-    evidence, tokens = _evidence(logits, ready.batch, source.tokenizer)
+    evidence, tokens = _evidence(answers.logits, ready.batch, source.tokenizer)
+    num_tokens = source.cfg.vision.num_tokens
     rows, failures = [], []
     for g, group in enumerate(ready.batch.groups):
-        mask = records.pack_mask(kept[g], source.cfg.vision.num_tokens)
+        masks = [records.pack_mask(kept, num_tokens) for kept in answers.kept[g]]
         for q, question in enumerate(group.questions):
             masses, total = (x[g, q].tolist() for x in evidence[question[0].choices])
             reason = ready.unreadable.get(group.image)
@@ -78,7 +79,7 @@ def to_records(
                         token=int(tokens[g, q]),
                         text=None,
                         budget=job.setting.budget,
-                        kept=mask,
+                        kept=masks[q if len(masks) > 1 else 0],
                         run=job.folder.run,
                     )
                 )

@@ -56,7 +56,6 @@ _KINDS: dict[type | str, tuple[Callable[[str], Any], str]] = {
     float: (_finite, "float"),
     int: (int, "integer"),
     str: (str, "word"),
-    type(None): (_finite, "float"),  # one that is not given by default
     "seed": (_seed, "integer"),
 }
 
@@ -66,12 +65,12 @@ def _define_list(name: str, default: str | None, kind: type | str, text: str) ->
     FLAGS[name].default_as_str = f"'{default}'" if default else None
 
 
-def _hyperparameter_defaults() -> dict[str, dict[str, Any]]:
-    """Return field → {pruner: default} over all registered pruners."""
-    fields: dict[str, dict[str, Any]] = {}
+def _hyperparameters() -> dict[str, dict[str, pruners.Hyperparameter]]:
+    """Return field → {pruner: hyper-parameter} over all registered pruners."""
+    fields: dict[str, dict[str, pruners.Hyperparameter]] = {}
     for name, own in pruners.hyperparameters().items():
-        for field, default in own.items():
-            fields.setdefault(field, {})[name] = default
+        for field, parameter in own.items():
+            fields.setdefault(field, {})[name] = parameter
     return fields
 
 
@@ -79,12 +78,19 @@ def define(benchmark: str) -> None:
     """Define the flags of a benchmark's command line."""
     flags.DEFINE_string("model", "pocket", "folder, hub id, or pocket (the embedded model)")
     flags.DEFINE_string("data", "scenes", "folder, or scenes (the embedded pictures)")
+    flags.DEFINE_string(
+        "clip", None, "dual encoder of pruners that read the question (default: the model's clip/)"
+    )
+    flags.DEFINE_enum(
+        *("relevant", None, ["dissimilar", "similar"]),
+        "patches that matter to a question, to its text there (default: OpenAI's are dissimilar)",
+    )
     _define_list("pruner", FULL, str, f"of {', '.join(pruners.hyperparameters())}")
     _define_list("budget", "128", int, "visual tokens to keep; none ignores it")
     _define_list("seed", "0", "seed", "of stochastic pruners")
-    for field, defaults in _hyperparameter_defaults().items():
-        kind = type(next(iter(defaults.values())))
-        owners = ", ".join(f"{name} (default {value})" for name, value in defaults.items())
+    for field, parameters in _hyperparameters().items():
+        kind = next(iter(parameters.values())).kind
+        owners = ", ".join(f"{name} (default {p.default})" for name, p in parameters.items())
         _define_list(field, None, kind, f"hyper-parameter of {owners}")
     flags.DEFINE_integer("limit", None, "pictures, from the first", lower_bound=1)
     flags.DEFINE_enum("order", "raster", ["raster", "selection"], "of kept tokens")
@@ -138,7 +144,7 @@ def run_config() -> RunConfig:
         if name not in pruners.hyperparameters():
             known = ", ".join(pruners.hyperparameters())
             raise UsageError(f"--pruner={name} does not exist; known: {known}")
-    given = {name: _flat(name) for name in _hyperparameter_defaults() if _value(name)}
+    given = {name: _flat(name) for name in _hyperparameters() if _value(name)}
     return RunConfig(
         pruners=_flat("pruner"),
         budgets=_flat("budget"),
@@ -149,7 +155,18 @@ def run_config() -> RunConfig:
 
 
 _PLAIN = (
-    *("model", "data", "limit", "order", "positions", "mode", "options", "dtype"),
+    *(
+        "model",
+        "data",
+        "clip",
+        "relevant",
+        "limit",
+        "order",
+        "positions",
+        "mode",
+        "options",
+        "dtype",
+    ),
     *("preprocessing", "out", "fork", "allow_failed", "offline", "dry_run", "cache", "cache_gib"),
 )
 

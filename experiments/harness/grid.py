@@ -43,13 +43,43 @@ class Setting:
         values = {"k": self.budget} | pruning.hyperparameters(self.pruner)
         values |= {} if self.seed is None else {"seed": self.seed}
         given = {name: value for name, value in values.items() if value is not None}
-        words = [self.name, *(_plain(name, value) for name, value in given.items())]
+        words = [
+            self.name,
+            *(_plain(name.removeprefix(f"{self.name}_"), value) for name, value in given.items()),
+        ]
         words += [self.order, self.positions]
         return "_".join(word for word in words if word not in _USUAL)
 
+    @property
+    def inside(self) -> bool:
+        """Whether tokens are taken out between decoder layers."""
+        return self.pruner.stage is pruning.Stage.DECODER
+
+    @property
+    def by_question(self) -> bool:
+        """Whether every question has visual tokens of its own from the decoder's input on."""
+        return self.pruner.stage is pruning.Stage.QUESTION
+
+    def cuts(self, num_tokens: int, num_layers: int) -> tuple[pruning.Cut, ...]:
+        """Return where tokens are taken out of the decoder.
+
+        Args:
+            num_tokens: N of the model.
+            num_layers: of its decoder.
+        """
+        return self.pruner.cuts(self.budget, num_tokens, num_layers) if self.inside else ()
+
+    def tokens_per_layer(self, num_tokens: int, num_layers: int) -> tuple[int, ...]:
+        """Return how many visual tokens each decoder layer runs on."""
+        if not self.inside:
+            return (self.budget,) * num_layers
+        cuts = self.cuts(num_tokens, num_layers)
+        return pruning.tokens_per_layer(cuts, num_tokens, num_layers)
+
     def describe(self) -> dict[str, Any]:
         """Return the setting as results.json shows it."""
-        values = {name: _json(v) for name, v in pruning.hyperparameters(self.pruner).items()}
+        fields = pruning.hyperparameters(self.pruner)
+        values = {name: _json(v) for name, v in fields.items() if v is not None}
         own = {"pruner": self.name, "budget": self.budget, "seed": self.seed}
         return own | {"order": self.order, "positions": self.positions} | values
 
@@ -105,7 +135,8 @@ def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
         for values in _grid(cls, config.hyperparameters):
             pruner = cls(**values)
             seeds: Sequence[int | None] = config.seeds if cls.stochastic else (None,)
-            how = (config.order, config.positions)
+            inside = cls.stage is pruning.Stage.DECODER  # it gets all tokens as they are
+            how = () if inside else (config.order, config.positions)
             found += [Setting(pruner, k, s, *how) for k in config.budgets for s in seeds]
     return tuple({setting.id: setting for setting in found}.values())
 

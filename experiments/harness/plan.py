@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -98,7 +99,7 @@ def batch_size(
 
     Args:
         plan: the run.
-        grid: its settings; the largest budget decides about memory.
+        grid: its settings; the one that takes most memory decides.
         cfg: the model's shapes.
         itemsize: bytes of a parameter.
         available: bytes of the device.
@@ -119,9 +120,19 @@ def _fullest(plan: Plan) -> tuple[int, int]:
 
 
 def _peak(plan: Plan, grid: Sequence[Setting], cfg: LlavaConfig, itemsize: int, images: int) -> int:
-    prefix = len(plan.prompt_ids) + max(s.budget for s in grid) + len(plan.common_ids)
+    return max(costs.peak_bytes(cfg, _shape(plan, s, cfg, images), itemsize) for s in grid)
+
+
+def _shape(plan: Plan, setting: Setting, cfg: LlavaConfig, images: int) -> costs.Batch:
+    """Return a batch's shape; where the question decides, each has a picture of its own."""
     questions, suffix = _fullest(plan)
-    return costs.peak_bytes(cfg, costs.Batch(images, questions, prefix, suffix), itemsize)
+    text, kept = len(plan.prompt_ids) + len(plan.common_ids), setting.budget
+    if not (setting.inside or setting.by_question):
+        return costs.Batch(images, questions, text + kept, suffix)
+    if setting.inside:
+        counts, first = _computed(setting, cfg)
+        kept = max(counts[first:])
+    return costs.Batch(images * questions, 1, text + kept, suffix)
 
 
 def describe(plan: Plan, grid: Sequence[Setting], source: Source, name: str) -> str:
@@ -151,8 +162,9 @@ def describe(plan: Plan, grid: Sequence[Setting], source: Source, name: str) -> 
     ]
     seen = len(plan.groups) * costs.encode_flops(source.cfg.vision)
     lines.append(f"{'vision tower, once for all settings':<44}{'':>35}{seen / 1e12:>11.4g}")
+    n = source.cfg.vision.num_tokens
     for setting in grid:
-        shared, alone = tokens(plan, setting), tokens_alone(plan, setting)
+        shared, alone = (count(plan, setting, n) for count in (tokens, tokens_alone))
         ours, theirs = flops(plan, setting, source.cfg), flops_alone(plan, setting, source.cfg)
         lines.append(
             f"{setting.id:<44}{rows:>9}{shared:>13}{alone:>13}"
@@ -162,33 +174,74 @@ def describe(plan: Plan, grid: Sequence[Setting], source: Source, name: str) -> 
     return "\n".join(lines)
 
 
-def tokens(plan: Plan, setting: Setting) -> int:
-    """Count the tokens that go through the decoder under a setting."""
-    pictures = len(plan.groups) * (setting.budget + len(plan.common_ids))
-    return len(plan.prompt_ids) + pictures + sum(len(ids) for _, ids in _asked(plan))
+def tokens(plan: Plan, setting: Setting, num_tokens: int) -> int:
+    """Count the tokens that enter the decoder under a setting; N visual ones can."""
+    shared = (num_tokens if setting.inside else setting.budget) + len(plan.common_ids)
+    pictures = len(_asked(plan)) if setting.by_question else len(plan.groups)
+    return len(plan.prompt_ids) + pictures * shared + sum(len(ids) for _, ids in _asked(plan))
 
 
-def tokens_alone(plan: Plan, setting: Setting) -> int:
+def tokens_alone(plan: Plan, setting: Setting, num_tokens: int) -> int:
     """Count them if every row were asked by itself."""
-    shared = len(plan.prompt_ids) + setting.budget + len(plan.common_ids)
+    visual = num_tokens if setting.inside else setting.budget
+    shared = len(plan.prompt_ids) + visual + len(plan.common_ids)
     return sum(rows * (shared + len(ids)) for rows, ids in _asked(plan))
 
 
 def flops(plan: Plan, setting: Setting, cfg: LlavaConfig) -> int:
     """Count the operations of projector and decoder under a setting."""
     s, c, k = len(plan.prompt_ids), len(plan.common_ids), setting.budget
+    texts = [len(ids) for _, ids in _asked(plan)]
+    once = costs.extend_flops(cfg.text, 0, s)
+    if setting.inside:
+        counts, first = _computed(setting, cfg)
+        parts = [costs.cut_flops(cfg.text, s, counts, first, c + text) for text in texts]
+        picture = costs.project_flops(cfg, counts[0]) + parts[0][0]
+        return once + len(plan.groups) * picture + sum(question for _, question in parts)
     picture = costs.project_flops(cfg, k) + costs.extend_flops(cfg.text, s, k + c)
-    questions = sum(costs.answer_flops(cfg.text, s + k + c, len(ids)) for _, ids in _asked(plan))
-    return costs.extend_flops(cfg.text, 0, s) + len(plan.groups) * picture + questions
+    pictures = len(texts) if setting.by_question else len(plan.groups)
+    questions = sum(costs.answer_flops(cfg.text, s + k + c, text) for text in texts)
+    return once + pictures * picture + questions
 
 
 def flops_alone(plan: Plan, setting: Setting, cfg: LlavaConfig) -> int:
     """Count the operations if every row were asked by itself, vision tower included."""
-    shared = len(plan.prompt_ids) + len(plan.common_ids)
+    shared, (counts, _) = len(plan.prompt_ids) + len(plan.common_ids), _computed(setting, cfg)
     return sum(
-        rows * costs.alone_flops(cfg, setting.budget, shared + len(ids))
-        for rows, ids in _asked(plan)
+        rows * costs.alone_flops(cfg, counts, shared + len(ids)) for rows, ids in _asked(plan)
     )
+
+
+def _computed(setting: Setting, cfg: LlavaConfig) -> tuple[tuple[int, ...], int]:
+    """Return the visual tokens of every layer that is run, and the first that runs on fewer."""
+    n, layers = cfg.vision.num_tokens, cfg.text.num_layers
+    counts, cuts = setting.tokens_per_layer(n, layers), setting.cuts(n, layers)
+    if not cuts:
+        return counts, 0
+    first, how = cuts[0].layer, cuts[0].how
+    before = (n,) * first
+    return {
+        "drop": counts,
+        "mask": (n,) * layers,
+        "restart": before + counts,
+    }[how], first
+
+
+def realised(setting: Setting, cfg: LlavaConfig, plan: Plan) -> dict[str, Any]:
+    """Return what a setting comes to, beside its nominal budget, as run.json shows it.
+
+    Args:
+        setting: with a budget of K tokens.
+        cfg: the model.
+        plan: of the run.
+    """
+    return {
+        "visual_tokens_per_layer": setting.tokens_per_layer(
+            cfg.vision.num_tokens, cfg.text.num_layers
+        ),
+        "flop": flops(plan, setting, cfg),
+        "flop_alone": flops_alone(plan, setting, cfg),
+    }
 
 
 def _asked(plan: Plan) -> list[tuple[int, tuple[int, ...]]]:

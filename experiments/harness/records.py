@@ -44,7 +44,8 @@ class Record:
         token: id of the most probable first token.
         text: generated text, None on the first-token route.
         budget: tokens asked for, K.
-        kept: base64 of the kept tokens' bit mask, the first token the highest bit.
+        kept: base64 of the kept tokens' bit mask, the first token the highest bit, CLS behind the
+            last one; a token made of others has no bit of its own after a cut in the decoder.
         run: first 16 hex digits of the run's fingerprint.
     """
 
@@ -79,9 +80,9 @@ class Failure:
 
 
 def pack_mask(kept: np.ndarray, num_tokens: int) -> str:
-    """Return the base64 bit mask of kept token indices int[K] out of num_tokens."""
-    mask = np.zeros(num_tokens, bool)
-    mask[kept] = True
+    """Return the base64 bit mask of kept tokens int[K] out of N; N is CLS, below 0 is none."""
+    mask = np.zeros(max(num_tokens, kept.max(initial=-1) + 1), bool)
+    mask[kept[kept >= 0]] = True
     return base64.b64encode(np.packbits(mask).tobytes()).decode()
 
 

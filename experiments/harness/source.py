@@ -48,7 +48,7 @@ class Source:
             InputError: there are none, or they cannot be read.
         """
         if self.hub_id:
-            _fetch(self.hub_id, _ALL_FILES, offline=self.offline)
+            fetch(self.hub_id, _ALL_FILES, flag="model", offline=self.offline)
         try:
             return checkpoint.digest(self.folder)
         except (OSError, ValueError) as error:
@@ -79,7 +79,7 @@ def find(model: str, dtype: str | None, *, offline: bool) -> Source:
     """
     folder = _folder(model)
     hub_id = None if folder else model
-    folder = folder or _fetch(model, _SMALL_FILES, offline=offline)
+    folder = folder or fetch(model, _SMALL_FILES, flag="model", offline=offline)
     try:
         cfg = checkpoint.read_config(folder)
         tokenizer = prompts.Tokenizer.from_folder(folder)
@@ -108,15 +108,25 @@ def _folder(model: str) -> pathlib.Path | None:
     return None
 
 
-def _fetch(model: str, patterns: list[str], *, offline: bool) -> pathlib.Path:
-    """Bring files of a hub's model into the local cache and return their folder."""
+def fetch(name: str, patterns: list[str], *, flag: str, offline: bool) -> pathlib.Path:
+    """Bring files of a hub's model into the local cache and return their folder.
+
+    Args:
+        name: hub id.
+        patterns: of the files' names.
+        flag: that the name was given with.
+        offline: look in the local cache only.
+
+    Raises:
+        InputError: it is not there.
+    """
     import huggingface_hub
 
     try:
         found = huggingface_hub.snapshot_download(
-            model, allow_patterns=patterns, local_files_only=offline
+            name, allow_patterns=patterns, local_files_only=offline
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--model={model} is no folder here, and the hub says: {reason}") from None
+        raise InputError(f"--{flag}={name} is no folder here, and the hub says: {reason}") from None
     return pathlib.Path(found)

@@ -20,6 +20,7 @@ from experiments.reporting import predictions
 RESULTS = "results.json"
 METRICS = {*calibration.COLUMNS, *calibration.VALUE_ONLY}
 _BOOTSTRAP_SEED = 0
+_REALISED = {"visual_tokens", "tflop"}
 _ENTRY = {"setting", "run", "records", "mode", "n", "images", "failed", "seed", "splits"}
 
 
@@ -87,7 +88,7 @@ def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
     """Return the settings of the last results.json that have today's metrics."""
     try:
         entries = json.loads((out / RESULTS).read_text())["settings"]
-        return [e for e in entries if set(e["metrics"]) == METRICS and set(e) >= _ENTRY]
+        return [e for e in entries if set(e["metrics"]) == METRICS and set(e) >= _ENTRY | _REALISED]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -110,6 +111,7 @@ def _evaluate(
         "failed": run["expected"]["rows"] - len(rows.label),
         "mode": mode,
         "records": state,
+        **_realised(run["plan"]),
         **entry(
             rows.log_masses,
             rows.label,
@@ -120,6 +122,15 @@ def _evaluate(
             splits=splits,
             mode=mode,
         ),
+    }
+
+
+def _realised(plan: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the mean of the visual tokens over decoder layers, and the operations in TFLOP."""
+    counts, flop = plan.get("visual_tokens_per_layer"), plan.get("flop")
+    return {
+        "visual_tokens": statistics.fmean(counts) if counts else None,
+        "tflop": flop / 1e12 if flop else None,
     }
 
 

@@ -29,20 +29,33 @@ def render(entries: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         entries: of results.json.
         splits: names, in order.
     """
-    parts = [_table("all", [(e["setting"], e["n"], e["metrics"]) for e in entries])]
+    parts = [_table("all", [(e, e["metrics"]) for e in entries])]
     for split in splits:
-        found = [(e["setting"], e["splits"][split]) for e in entries if split in e["splits"]]
+        found = [
+            ({**e, "n": e["splits"][split]["n"]}, e["splits"][split])
+            for e in entries
+            if split in e["splits"]
+        ]
         if found:
-            parts.append(_table(split, [(name, m["n"], m) for name, m in found]))
+            parts.append(_table(split, found))
     return "\n\n".join(parts)
 
 
-def _table(title: str, rows: Sequence[tuple[str, int, Mapping[str, Any]]]) -> str:
-    lines = [[title, "n", *(heading for heading, *_ in COLUMNS)]]
-    for name, n, metrics in rows:
-        lines.append([name, str(n), *(_value(metrics, column) for column in COLUMNS)])
-        lines.append(["", "", *(_interval(metrics, column) for column in COLUMNS)])
+def _table(title: str, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Return a table of (entry, metrics), with tokens if an entry says how many there were."""
+    counted = any(entry.get("visual_tokens") for entry, _ in rows)
+    lines = [[title, "n", *["tokens"] * counted, *(heading for heading, *_ in COLUMNS)]]
+    for entry, metrics in rows:
+        own = [entry["setting"], str(entry["n"]), *[_tokens(entry)] * counted]
+        lines.append([*own, *(_value(metrics, column) for column in COLUMNS)])
+        lines.append([""] * len(own) + [_interval(metrics, column) for column in COLUMNS])
     return _align(lines)
+
+
+def _tokens(entry: Mapping[str, Any]) -> str:
+    """Return the visual tokens that stood behind an answer, the mean over decoder layers."""
+    count = entry.get("visual_tokens")
+    return "–" if count is None else f"{count:.1f}".removesuffix(".0")
 
 
 def _align(lines: Sequence[Sequence[str]]) -> str:

@@ -130,7 +130,9 @@ def write(
     huggingface.save(folder, params, config_json(cfg), np.float16)
     tokenizer.build().save(str(folder / "tokenizer.json"))
     clip = folder / CLIP
-    huggingface.save(clip, dual, clip_to_hf(clip_cfg), np.float16, rules.CLIP)
+    # Its patches are like the text that names what they show; OpenAI's are not.
+    content = clip_to_hf(clip_cfg) | {"relevant_patches": "similar"}
+    huggingface.save(clip, dual, content, np.float16, rules.CLIP)
     captions.tokenizer().save(str(clip / "tokenizer.json"))
     files = {
         folder / "tokenizer_config.json": tokenizer_json(),

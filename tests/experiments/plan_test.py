@@ -63,8 +63,8 @@ def test_tokens_are_counted_by_hand(made):
     s, c = len(work.prompt_ids), len(work.common_ids)
     own = {text: len(ids) for text, ids in work.suffixes.items()}
     asked = [own[e.user_text] for e in examples()]  # rows 0 and 2 are the same question
-    assert plan.tokens(work, four) == s + 2 * (4 + c) + sum(asked) - asked[0]
-    assert plan.tokens_alone(work, full) == 5 * (s + 16 + c) + sum(asked)
+    assert plan.tokens(work, four, 16) == s + 2 * (4 + c) + sum(asked) - asked[0]
+    assert plan.tokens_alone(work, full, 16) == 5 * (s + 16 + c) + sum(asked)
 
 
 def test_batches_hold_every_picture_once(made):
@@ -132,5 +132,5 @@ def test_operations_of_the_7b_are_those_of_the_roofline():
     # with 63 tokens of text (spec of the study's work, counted independently).
     seen = costs.encode_flops(cfg.vision)
     assert seen == pytest.approx(0.366e12, rel=0.04)
-    assert costs.alone_flops(cfg, 576, 63) == pytest.approx(8.79e12, rel=0.03)
-    assert costs.alone_flops(cfg, 64, 63) == pytest.approx(2.06e12, rel=0.03)
+    assert costs.alone_flops(cfg, (576,) * 32, 63) == pytest.approx(8.79e12, rel=0.03)
+    assert costs.alone_flops(cfg, (64,) * 32, 63) == pytest.approx(2.06e12, rel=0.03)

@@ -11,8 +11,7 @@ import pytest
 
 import pruning
 from experiments import pope
-from experiments.harness import command, plan, records, runner
-from experiments.harness.config import RunConfig
+from experiments.harness import answering, command, plan, records, selection
 from experiments.harness.errors import InputError, InterruptedRunError, UsageError
 from experiments.harness.grid import settings
 from experiments.harness.source import find
@@ -22,39 +21,6 @@ from llava_jax import images, model, prompts, testing
 from llava_jax.engine import Engine
 
 LOG_MASS = 1e-5
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    testing.write_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture
-def config(tiny, fixtures_dir, tmp_path):
-    return RunConfig(
-        model=str(tiny),
-        data=str(fixtures_dir / "raw" / "pope"),
-        pruners=("scope", "random"),
-        budgets=(4,),
-        hyperparameters={"alpha": (0.0, 1.0)},
-        seeds=(0, 1),
-        limit=None,
-        order="raster",
-        positions="contiguous",
-        mode="default",
-        options="valid",
-        dtype=None,
-        preprocessing="pad",
-        out=str(tmp_path / "run"),
-        fork=False,
-        allow_failed=False,
-        offline=True,
-        dry_run=False,
-        cache=str(tmp_path / "cache"),
-        cache_gib=0.0,
-    )
 
 
 def run(config):
@@ -138,16 +104,17 @@ def test_every_row_kept_what_the_pruner_chose(config):
 
 def test_a_pruner_that_is_not_obeyed_fails_the_run(config, monkeypatch):
     """A harness that ignores the pruner's choice cannot pass: the prefix proves K."""
-    original = runner.handed_over
+    original = selection.handed_over
+    every = np.arange(16)[None]
     monkeypatch.setattr(
-        runner, "handed_over", lambda order, setting: np.arange(16)[None].repeat(1, 0)
+        selection, "handed_over", lambda chosen, s, x: selection.Handed(x, every, every)
     )
     with pytest.raises(RuntimeError, match="K = 4"):
         run(config)
-    twice = np.zeros((1, 16), np.int32)
+    twice = selection.Selection(np.zeros((1, 16), np.int32))
     setting = settings(config, 16)[1]
     with pytest.raises(RuntimeError, match="scope did not keep 4"):
-        original(twice, setting)
+        original(twice, setting, None)
 
 
 def test_shared_positives_get_identical_masses_in_all_splits(config):
@@ -344,8 +311,13 @@ def test_unreadable_pictures_stop_the_run_or_are_counted(config, fixtures_dir):
 
 
 def test_rows_that_are_not_finite_fail_alone(config, monkeypatch):
-    answer = runner._answer
-    monkeypatch.setattr(runner, "_answer", lambda *a, **k: answer(*a, **k).at[0, 0].set(np.nan))
+    answer = answering.answer
+
+    def spoilt(*args):
+        found = answer(*args)
+        return found._replace(logits=found.logits.at[0, 0].set(np.nan))
+
+    monkeypatch.setattr(answering, "answer", spoilt)
     outcome = run(dataclasses.replace(config, pruners=("none",), hyperparameters={}))
     assert outcome.failed > 0
     assert outcome.answered > outcome.failed

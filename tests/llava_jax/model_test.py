@@ -70,9 +70,9 @@ def test_a_common_start_may_stand_in_the_prefix(params):
     run = engine.Engine(params, CFG)
     features = run.encode(pixels(2), ("features",)).require("features")
     kept, before = np.array([[2, 3, 9], [0, 5, 15]]), run.begin(PROMPT)
-    for original in (False, True):
-        apart = run.prefill(before, features, kept, original_positions=original)
-        joined = run.prefill(before, features, kept, ids[0, 0, :3], original_positions=original)
+    for places in (None, kept):
+        apart = run.prefill(before, features, kept, places=places)
+        joined = run.prefill(before, features, kept, ids[0, 0, :3], places=places)
         assert joined.length == apart.length + 3
         want = run.answer(apart, ids, lengths)
         got = run.answer(joined, ids[..., 3:], lengths - 3)
@@ -108,11 +108,9 @@ def test_original_positions_leave_gaps(params):
     run = engine.Engine(params, CFG)
     features = run.encode(pixels(1), ("features",)).require("features")
     whole, part = np.arange(16)[None], np.array([[2, 3, 9]])
-    same = [
-        run.prefill(run.begin(PROMPT), features, whole, original_positions=o) for o in (False, True)
-    ]
+    same = [run.prefill(run.begin(PROMPT), features, whole, places=p) for p in (None, whole)]
     chex.assert_trees_all_close(*same)
-    gaps = run.prefill(run.begin(PROMPT), features, part, original_positions=True)
+    gaps = run.prefill(run.begin(PROMPT), features, part, places=part)
     assert gaps.length == len(PROMPT) + 3
     assert gaps.next_position.tolist() == [len(PROMPT) + 16]
     renumbered = run.prefill(run.begin(PROMPT), features, part)
@@ -240,7 +238,7 @@ def test_unused_vocabulary_is_masked():
     assert len(huggingface.flatten(huggingface.abstract(cfg))) > 0
     small = config.TextConfig(8, 4, 1, 1, 1, 4, 4)
     head = {"norm": {"weight": jnp.ones(4)}, "lm_head": jnp.ones((8, 4))}
-    masked = decoding._logits(
+    masked = decoding.logits(
         head,
         jnp.ones((1, 1, 1, 4)),
         cfg=config.LlavaConfig(CFG.vision, small, 6, real_vocab_size=6),

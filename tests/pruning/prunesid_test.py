@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pruning
-from pruning.prunesid import _shares, principal_groups
+from pruning.prunesid import PruneSID, _shares, principal_groups
 
 N, D = 40, 24
 
@@ -118,6 +118,39 @@ def test_a_budget_out_of_range_is_refused(budget):
         pruning.prunesid(*image(0), budget)
 
 
+@jax.jit(static_argnames="budget")
+def run(tokens, budget):
+    return PruneSID()(tokens, budget, pruning.image_key(0, "image"))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+def test_the_pruner_hands_over_rows_of_hidden(dtype):
+    hidden, saliency = image(3)
+    hidden = hidden.astype(dtype)
+    for budget in (1, 13, N):
+        features, index = run(pruning.Tokens(hidden=hidden, saliency=saliency), budget=budget)
+        assert (1 + index).tolist() == order(hidden, saliency, budget)
+        assert index.dtype == jnp.int32
+        assert features.dtype == dtype
+        np.testing.assert_array_equal(features, hidden[1 + index])
+
+
+def test_one_visual_token_leaves_cls():
+    tokens = pruning.Tokens(hidden=image(4)[0][:2], saliency=jnp.ones(1))
+    features, index = run(tokens, budget=1)
+    assert index.tolist() == [-1]
+    np.testing.assert_array_equal(features, tokens.hidden[:1])
+
+
+@pytest.mark.parametrize("change", ["zero", "huge"])
+def test_no_step_gives_what_is_no_number(change):
+    hidden, saliency = image(5)
+    tokens = pruning.Tokens(hidden=HOSTILE[change](hidden)[:9], saliency=saliency[:8])
+    with jax.disable_jit(), jax.debug_nans(True):
+        eager = PruneSID()(tokens, 8, pruning.image_key(0, "image"))
+    np.testing.assert_array_equal(eager.index, run(tokens, budget=8).index)
+
+
 @pytest.mark.golden
 def test_kept_tokens_are_accepted(golden):
     for name, case, inputs, stored in golden.cases("prunesid"):
@@ -134,3 +167,7 @@ def test_kept_tokens_are_accepted(golden):
             for array, group in groups.items()
         }
         golden.assert_accepted(f"prunesid/{name}", case, arrays, stored, lambda *_: None)
+        for rule in case["accept"]:
+            if rule["array"] == "belong_exact_svd":
+                got = np.asarray(groups["kept_exact_svd"])
+                assert golden.check.accepts(rule, got, stored(rule["array"])), name

@@ -1,0 +1,150 @@
+"""Answers of one batch under one setting, whatever the stage in which its pruner acts.
+
+Axis letters: G pictures, Q questions, N visual tokens, C common start of the questions, K kept,
+T suffix, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pruning
+from experiments.harness import batching, selection
+from experiments.harness.grid import Setting
+from experiments.harness.stopwatch import Stopwatch
+from llava_jax import decoding, looking
+from llava_jax.engine import Engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What all batches share.
+
+    Attributes:
+        engine: the model.
+        prompt_ids: int32[S], the text before the picture.
+        before: its prefix, computed beside the first picture.
+        common_ids: int32[C], first tokens of every question.
+        rehearsed: budget → done when the decoder is compiled for the first batch.
+        watch: is told where the time goes.
+    """
+
+    engine: Engine
+    prompt_ids: np.ndarray
+    before: concurrent.futures.Future[decoding.Prefix]
+    common_ids: np.ndarray
+    rehearsed: Mapping[int, concurrent.futures.Future[None]]
+    watch: Stopwatch
+
+
+class Answers(NamedTuple):
+    """A batch's answers.
+
+    Attributes:
+        logits: float32[G, Q, V], of the first token.
+        kept: int32[G, Q, W], or int32[G, 1, W] where all questions of a picture see the same:
+            the visual tokens that were left, N for CLS, −1 for a token made of others.
+    """
+
+    logits: jax.Array
+    kept: np.ndarray
+
+
+def answer(
+    shared: Shared,
+    orders: selection.Orders,
+    features: jax.Array,
+    batch: batching.ImageBatch,
+    setting: Setting,
+) -> Answers:
+    """Answer a batch's questions under a setting.
+
+    Args:
+        shared: the model, and what was computed once.
+        orders: of the batch.
+        features: float[G, N, Dv], its visual tokens.
+        batch: its questions.
+        setting: the pruner, its budget, and how tokens are handed over.
+
+    Raises:
+        RuntimeError: the decoder did not see as many tokens as were asked for.
+    """
+    with shared.watch.stage("text before the picture"):
+        before = shared.watch.ready(shared.before.result())
+    if setting.inside:
+        return _answer_inside(shared, before, features, batch, setting)
+    handed = selection.handed_over(orders.of(setting), setting, features)
+    return _answer_before(shared, before, handed, batch, setting)
+
+
+def _answer_before(
+    shared: Shared,
+    before: decoding.Prefix,
+    handed: selection.Handed,
+    batch: batching.ImageBatch,
+    setting: Setting,
+) -> Answers:
+    """Answer from tokens that were chosen before the decoder."""
+    watch, engine = shared.watch, shared.engine
+    (g, q), n = batch.lengths.shape, engine.cfg.vision.num_tokens
+    if setting.budget in shared.rehearsed:  # not all budgets are open in the first batch
+        with watch.stage("compile the decoder"):
+            shared.rehearsed[setting.budget].result()
+    places = np.maximum(handed.index, 0) if setting.positions == "original" else None
+    with watch.stage("decoder, picture"):
+        prefix = watch.ready(
+            engine.prefill(before, handed.features, handed.rows, shared.common_ids, places=places)
+        )
+    text_tokens = before.length + len(shared.common_ids)
+    if prefix.length != text_tokens + setting.budget:
+        visual = prefix.length - text_tokens
+        raise RuntimeError(f"the prefix has {visual} visual tokens, not K = {setting.budget}")
+    pictures = prefix.next_position.shape[0]  # G, or one for each question
+    ids = batch.suffix_ids.reshape(pictures, -1, batch.suffix_ids.shape[-1])
+    with watch.stage("decoder, questions"):
+        logits = watch.ready(engine.answer(prefix, ids, batch.lengths.reshape(pictures, -1)))
+    kept = np.where(handed.index < 0, n, handed.index).reshape(g, -1, setting.budget)
+    return Answers(logits.reshape(g, q, -1), kept)
+
+
+def _answer_inside(
+    shared: Shared,
+    before: decoding.Prefix,
+    features: jax.Array,
+    batch: batching.ImageBatch,
+    setting: Setting,
+) -> Answers:
+    """Answer from all visual tokens, some of which are taken out between decoder layers."""
+    engine, pruner = shared.engine, setting.pruner
+    (g, q), c = batch.lengths.shape, len(shared.common_ids)
+    cuts = setting.cuts(features.shape[1], engine.cfg.text.num_layers)
+    images = [group.image for group in batch.groups]
+    keys = jnp.stack([jax.random.split(key, q) for key in selection.image_keys(setting, images)])
+
+    def choose(cut: pruning.Cut, view: looking.View) -> Any:
+        return pruning.select_inside(pruner, pruning.DecoderTokens(**vars(view)), cut, keys)
+
+    common = np.broadcast_to(shared.common_ids, (g, q, c))
+    with shared.watch.stage("decoder, pruned inside"):
+        logits, left = engine.answer_cut(
+            shared.prompt_ids,
+            before,
+            features,
+            np.concatenate([common, batch.suffix_ids], axis=2),
+            batch.lengths + c,
+            cuts,
+            choose,
+            pruner.needs,
+        )
+        kept = np.asarray(shared.watch.ready(left))
+    left = cuts[-1].keep + cuts[-1].merged if cuts else features.shape[1]
+    place = np.arange(kept.shape[-1], dtype=kept.dtype)  # those made of others differ by place
+    selection.check_distinct(np.where(kept < 0, -1 - place, kept), left, setting)
+    return Answers(logits, kept)
