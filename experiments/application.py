@@ -30,7 +30,8 @@ _RESUME = "nothing answered is lost, the same command resumes"
 
 def start(benchmark: Benchmark) -> None:
     """Define the flags, run the benchmark and exit with its code."""
-    flags.define(benchmark.name)
+    if code := errors.exit_code(lambda: flags.define(benchmark.name), resume=_RESUME):
+        sys.exit(code)
     app.run(lambda argv: errors.exit_code(lambda: _main(benchmark, argv), resume=_RESUME))
 
 

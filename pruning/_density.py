@@ -8,6 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ._ops import gram
+
 
 def density_peaks(features: jax.Array, num_clusters: int) -> tuple[jax.Array, jax.Array]:
     """Group tokens around those that are dense and far from anything denser.
@@ -19,8 +21,7 @@ def density_peaks(features: jax.Array, num_clusters: int) -> tuple[jax.Array, ja
     equal densities that of the lower index counts as the denser one: with C = 2 the two
     closest tokens always tie. The lowest index, and the earliest centre, win all other ties.
 
-    Distances are sums of squared differences: a detour over xᵢ·xⱼ would cost the precision of
-    small ones, and the symmetry of ties.
+    Distances come from the products xᵢ·xⱼ of centred tokens, which are symmetric bit for bit.
 
     Source: Rodriguez & Laio (2014), "Clustering by fast search and find of density peaks", with
     the density of Du, Ding & Jia (2016). They add noise to densities to break ties.
@@ -34,8 +35,7 @@ def density_peaks(features: jax.Array, num_clusters: int) -> tuple[jax.Array, ja
     """
     features = features.astype(jnp.float32)
     num_tokens, width = features.shape
-    difference = features[:, None, :] - features[None, :, :]  # never stored under jit
-    squared = jnp.sum(difference * difference, axis=-1) / width
+    squared = _squared_distances(features) / width
     distance = jnp.sqrt(squared)
     density = jnp.exp(-jnp.mean(jnp.sort(squared, axis=1)[:, :num_clusters], axis=1))
     index = jnp.arange(num_tokens)
@@ -47,6 +47,15 @@ def density_peaks(features: jax.Array, num_clusters: int) -> tuple[jax.Array, ja
     labels = jnp.argmin(distance[centres], axis=0)
     labels = labels.at[centres].set(jnp.arange(num_clusters))
     return centres.astype(jnp.int32), labels.astype(jnp.int32)
+
+
+def _squared_distances(features: jax.Array) -> jax.Array:
+    """Return ‖xᵢ − xⱼ‖² = ‖xᵢ‖² + ‖xⱼ‖² − 2 xᵢ·xⱼ, float32[N, N], symmetric, 0 on the diagonal."""
+    centred = features - jnp.mean(features, axis=0, keepdims=True)
+    product = gram(centred)
+    norm = jnp.diag(product)
+    squared = jnp.maximum(norm[:, None] + norm[None, :] - 2 * product, 0.0)
+    return jnp.where(jnp.eye(len(norm), dtype=bool), 0.0, squared)
 
 
 def cluster_means(features: jax.Array, labels: jax.Array, num_clusters: int) -> jax.Array:

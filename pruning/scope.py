@@ -89,6 +89,11 @@ class Scope:
         """The features, and the saliency of one layer or of several."""
         return ("features", saliency_field(self.saliency_layers))
 
+    @property
+    def uses_scale(self) -> bool:
+        """Whether the scale of the saliency matters: it does in a sum."""
+        return self.combine == "add"
+
     def check(self) -> None:
         """Refuse hyper-parameters without a meaning."""
         if not 0 <= self.alpha < math.inf:

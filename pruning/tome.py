@@ -92,15 +92,11 @@ def _merge(
     likeness = jnp.einsum("ad,bd->ab", unit[::2], unit[1::2], precision=highest)
     nearest = jnp.argmax(likeness, axis=1)
     leaving = jnp.argsort(-jnp.max(likeness, axis=1), stable=True)[:pairs]
-    leaves = jnp.zeros(likeness.shape[0], bool).at[leaving].set(True)
-    odd = jnp.arange(likeness.shape[1])[:, None]
-    joins = ((odd == nearest[None, :]) & leaves[None, :]).astype(jnp.float32)
     stays = jnp.ones(index.shape[0], bool).at[2 * leaving].set(False)
     left = jnp.argsort(~stays, stable=True)[: index.shape[0] - pairs]
 
     def merge(sums: jax.Array) -> jax.Array:
-        joined = jnp.einsum("ba,ad->bd", joins, sums[::2], precision=highest)
-        return sums.at[1::2].add(joined)[left]
+        return sums.at[1 + 2 * nearest[leaving]].add(sums[2 * leaving])[left]
 
     features, keys, sizes = sums
     return (merge(features), merge(keys), merge(sizes)), index[left]

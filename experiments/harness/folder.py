@@ -190,5 +190,13 @@ def _short(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    found = {name: _version(name) for name in _PACKAGES}
     return {"python": platform.python_version()} | found
+
+
+def _version(package: str) -> str:
+    """Return a package's version; this one may be used from its folder, without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

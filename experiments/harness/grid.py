@@ -103,15 +103,17 @@ def check(config: RunConfig) -> None:
     """Refuse hyper-parameters, before any file is read.
 
     Raises:
-        UsageError: a hyper-parameter that no listed pruner has, or a value it cannot take.
+        UsageError: a pruner that cannot be loaded, a hyper-parameter that no listed pruner has, or
+            a value it cannot take.
     """
-    _refuse_unused(config)
-    for name in config.pruners:
-        for values in _grid(pruning.get(name), config.hyperparameters):
-            try:
-                pruning.get(name)(**values).check()
-            except ValueError as error:
-                raise UsageError(str(error)) from None
+    try:
+        classes = [pruning.get(name) for name in config.pruners]
+        _refuse_unused(config)
+        for cls in classes:
+            for values in _grid(cls, config.hyperparameters):
+                cls(**values).check()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:

@@ -27,6 +27,7 @@ from ._judging import (
     require_batch_of,
     require_same,
     run,
+    run_eagerly,
 )
 from ._made_up import (
     HOSTILE,
@@ -42,16 +43,22 @@ from ._made_up import (
 _FIELDS = tuple(field.name for field in dataclasses.fields(Tokens))
 
 
+# Where two tokens are each other's only uncovered neighbour they add equally much to a coverage,
+# and rounding decides. Images of these seeds have no such pair among the first N/5 picks.
+_SEEDS = (0, 1, 2)
+
+
 def _cases(pruner: Any, tokens: Tokens) -> list[Case]:
-    """Return K = 1, N/3 and N, or N alone for the pruner that keeps everything by definition."""
+    """Return K = 1, one between and N, or N alone for the pruner that keeps everything."""
     num_tokens = tokens.num_tokens
-    every = {num_tokens} if isinstance(pruner, KeepAll) else {1, num_tokens // 3, num_tokens}
+    between = num_tokens // (5 if pruner.nested else 3)
+    every = {num_tokens} if isinstance(pruner, KeepAll) else {1, between, num_tokens}
     budgets = tuple(sorted(every - {0}))
     return [Case(f"K = {k} of N = {num_tokens}", tokens, k, budgets) for k in budgets]
 
 
-def _third(pruner: Any, tokens: Tokens) -> Case:
-    """Return K = N/3, the one case of promises that are expensive to try."""
+def _telling_case(pruner: Any, tokens: Tokens) -> Case:
+    """Return the budget between, for promises that are expensive to try or end at a tie."""
     return _cases(pruner, tokens)[-2:][0]
 
 
@@ -60,37 +67,30 @@ def the_class_describes_itself(pruner: Any) -> None:
 
 
 def picks_are_distinct_tokens(pruner: Any) -> None:
+    # With K = N that is all of them.
     for num_tokens in (1, NUM_TOKENS):
         _shared.answers_are_valid(pruner, _cases(pruner, made_up_tokens(0, num_tokens)))
 
 
-def the_full_budget_keeps_every_token(pruner: Any) -> None:
-    for num_tokens in (1, NUM_TOKENS):
-        full = _cases(pruner, made_up_tokens(0, num_tokens))[-1]
-        kept = set(index_of(run(pruner, full)).tolist())
-        with case(full.name):  # CLS may stand for one of them
-            require(len(kept) == num_tokens, f"only {sorted(kept)} are kept")
-
-
 def same_input_same_picks(pruner: Any) -> None:
-    _shared.same_input_same_answer(pruner, _cases(pruner, made_up_tokens(1)))
+    _shared.same_input_same_answer(pruner, _cases(pruner, made_up_tokens(0)))
 
 
 def jit_equals_eager(pruner: Any) -> None:
-    _shared.jit_equals_eager(pruner, _third(pruner, made_up_tokens(2)))
+    _shared.jit_equals_eager(pruner, _telling_case(pruner, made_up_tokens(0)))
 
 
 def only_a_stochastic_pruner_reads_the_key(pruner: Any) -> None:
-    _shared.the_key_is_read_if_stochastic(pruner, _cases(pruner, made_up_tokens(4)))
+    _shared.the_key_is_read_if_stochastic(pruner, _cases(pruner, made_up_tokens(0)))
 
 
 def needs_is_all_a_pruner_reads(pruner: Any) -> None:
-    third = _third(pruner, made_up_tokens(5))
-    _shared.needs_is_all_that_is_read(pruner, third, otherwise="saliency")
+    one = _telling_case(pruner, made_up_tokens(0))
+    _shared.needs_is_all_that_is_read(pruner, one, otherwise="saliency")
 
 
 def a_nested_order_answers_smaller_budgets(pruner: Any) -> None:
-    *smaller, full = _cases(pruner, made_up_tokens(3))
+    *smaller, full = _cases(pruner, made_up_tokens(0))
     order = run(pruner, full)
     for one in smaller:
         start = jax.tree.map(lambda leaf, budget=one.how: leaf[:budget], order)
@@ -99,29 +99,30 @@ def a_nested_order_answers_smaller_budgets(pruner: Any) -> None:
 
 
 def select_equals_a_loop(pruner: Any) -> None:
-    cases = [_third(pruner, made_up_tokens(seed)) for seed in range(3)]
+    cases = [_telling_case(pruner, made_up_tokens(seed)) for seed in _SEEDS]
     keys = jnp.stack([image_key(0, str(index)) for index in range(3)])
     batch = stack([one.tokens for one in cases])
     if pruner.stage is Stage.QUESTION:  # Q = 2, the second of which turns the relevance around
         relevance = jnp.stack([batch.relevance, batch.relevance[:, ::-1]], axis=1)
         batch = dataclasses.replace(batch, relevance=relevance)
-    loop = stack([_answer_all(pruner, *one) for one in zip(cases, keys, strict=True)])
-    # Step by step, as no program is shared with other promises: a loop adds nothing to `run`.
+    # Step by step: it takes another program, whose parts other promises look at.
     with case(f"pruning.select, G = 3, {cases[0].name}"), jax.disable_jit():
-        require_same(batches.select(pruner, batch, cases[0].how, keys), loop)
+        got = batches.select(pruner, batch, cases[0].how, keys)
+        each = zip(cases, keys, strict=True)
+        require_same(got, stack([_answer_all(pruner, one, key) for one, key in each]))
 
 
 def _answer_all(pruner: Any, one: Case, key: jax.Array) -> Any:
     """Answer one image, or the two questions about it."""
     if pruner.stage is not Stage.QUESTION:
-        return run(pruner, one, key)
+        return run_eagerly(pruner, one, key)
     turned = change(one.tokens, {"relevance": lambda leaf: leaf[::-1]})
-    return stack([run(pruner, each, key) for each in (one, one.of(turned))])
+    return stack([run_eagerly(pruner, each, key) for each in (one, one.of(turned))])
 
 
 def it_can_be_vmapped(pruner: Any) -> None:
-    one = _third(pruner, made_up_tokens(0))
-    batch = stack([made_up_tokens(seed) for seed in range(3)])
+    one = _telling_case(pruner, made_up_tokens(0))
+    batch = stack([made_up_tokens(seed) for seed in _SEEDS])
     with case(f"traced for G = 3, {one.name}"):
         shapes = jax.eval_shape(jax.vmap(lambda tokens: pruner(tokens, one.how, KEY)), batch)
         want = jax.eval_shape(lambda tokens: pruner(tokens, one.how, KEY), one.tokens)
@@ -129,9 +130,7 @@ def it_can_be_vmapped(pruner: Any) -> None:
 
 
 def relabelled_tokens_give_relabelled_picks(pruner: Any) -> None:
-    # Not all of an order: two tokens that are each other's only uncovered neighbour add equally
-    # much to a coverage, and only the index tells them apart. At first there is no such pair.
-    for seed in (6, 7):
+    for seed in _SEEDS:
         tokens = made_up_tokens(seed)
         relabel = np.random.default_rng(seed).permutation(NUM_TOKENS)
         moved = relabelled(tokens, relabel)
@@ -162,7 +161,7 @@ def equal_tokens_are_taken_in_raster_order(pruner: Any) -> None:
 
 
 def the_scale_of_a_saliency_does_not_matter(pruner: Any) -> None:
-    for one in _cases(pruner, made_up_tokens(8)):
+    for one in _cases(pruner, made_up_tokens(0)):
         want = index_of(run(pruner, one))
         for field in sorted(set(WEIGHTS) & set(pruner.needs)):
             for scale in (0.25, 4.0):  # exact: only exponents change
@@ -172,7 +171,7 @@ def the_scale_of_a_saliency_does_not_matter(pruner: Any) -> None:
 
 
 def hostile_tokens_give_valid_picks(pruner: Any) -> None:
-    made_up = made_up_tokens(9)
+    made_up = made_up_tokens(0)
     hostile = {name: change(made_up, dict.fromkeys(_FIELDS, HOSTILE[name])) for name in HOSTILE}
     hostile["no saliency"] = change(made_up, dict.fromkeys(WEIGHTS, np.zeros_like))
     compiled = [
@@ -181,18 +180,18 @@ def hostile_tokens_give_valid_picks(pruner: Any) -> None:
         if name not in NARROW  # another type is another program
         for one in _cases(pruner, made_up)
     ]
-    third = _third(pruner, made_up)
-    stepwise = [third.of(tokens, name) for name, tokens in hostile.items()]
+    one = _telling_case(pruner, made_up)
+    stepwise = [one.of(tokens, name) for name, tokens in hostile.items()]
     _shared.hostile_values_give_valid_answers(pruner, compiled, stepwise)
 
 
 def one_program_serves_a_sweep_over_floats(pruner: Any) -> None:
-    third = _third(pruner, made_up_tokens(10))
-    _shared.one_program_serves_a_sweep_over_floats(pruner, third)
+    one = _telling_case(pruner, made_up_tokens(0))
+    _shared.one_program_serves_a_sweep_over_floats(pruner, one)
 
 
 def select_names_what_is_missing(pruner: Any) -> None:
-    batch = stack([made_up_tokens(11)])
+    batch = stack([made_up_tokens(0)])
     for field in pruner.needs:
         lacking = dataclasses.replace(batch, **{field: None})
         text = _refusal(pruner, lacking, NUM_TOKENS)
@@ -201,7 +200,7 @@ def select_names_what_is_missing(pruner: Any) -> None:
 
 
 def select_refuses_a_budget_out_of_range(pruner: Any) -> None:
-    batch = stack([made_up_tokens(12)])
+    batch = stack([made_up_tokens(0)])
     for budget in (-1, 0, NUM_TOKENS + 1):
         text = _refusal(pruner, batch, budget)
         require(f"got {budget}" in text, f"K = {budget} is due a ValueError, got {text!r}")
@@ -238,7 +237,6 @@ def _needs_something(pruner: Any) -> bool:
 BEFORE_DECODER = (
     Promise(the_class_describes_itself),
     Promise(picks_are_distinct_tokens),
-    Promise(the_full_budget_keeps_every_token),
     Promise(same_input_same_picks),
     Promise(jit_equals_eager),
     Promise(only_a_stochastic_pruner_reads_the_key),

@@ -159,8 +159,8 @@ def _with_zero_row(leaf: np.ndarray) -> np.ndarray:
 
 
 def _with_duplicates(leaf: np.ndarray) -> np.ndarray:
-    """Repeat a fifth of the rows, so that a third of the tokens are more than there are."""
-    return np.resize(leaf[: max(len(leaf) // 5, 1)], leaf.shape)
+    """Repeat a tenth of the rows, so that any budget but 1 needs copies."""
+    return np.resize(leaf[: max(len(leaf) // 10, 1)], leaf.shape)
 
 
 HOSTILE: dict[str, Callable[[np.ndarray], np.ndarray]] = {

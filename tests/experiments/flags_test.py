@@ -9,8 +9,12 @@ from experiments.harness import pruners
 
 def test_hyperparameters_are_read_as_the_classes_define_them():
     want = {name: pruning.hyperparameters(pruning.get(name)) for name in pruning.names()}
-    assert pruners.hyperparameters() == want
-    assert list(pruners.hyperparameters()) == list(want)
+    found = pruners.hyperparameters()
+    assert list(found) == list(want)
+    for name, fields in found.items():
+        assert {field: value.default for field, value in fields.items()} == want[name]
+        for value in fields.values():
+            assert value.default is None or type(value.default) is value.kind
 
 
 def test_the_command_line_needs_no_jax():

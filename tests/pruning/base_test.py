@@ -53,6 +53,7 @@ def test_hyperparameters_are_the_fields_in_order():
         ("gamma", 1.0),
         ("combine", "multiply"),
         ("select_dtype", "float32"),
+        ("saliency_layers", None),
     ]
     assert pruning.hyperparameters(pruning.Scope(alpha=0.5, gamma=2.0))["gamma"] == 2.0
     assert pruning.hyperparameters(pruning.Random) == {}

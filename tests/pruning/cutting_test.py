@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pruning
-from llava_jax import config, cutting, decoding, engine, parameters, testing
+from llava_jax import config, cutting, decoding, engine, testing
 
 KEY = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32), impl="threefry2x32")
 NO_TOWER = config.VisionConfig(
@@ -158,13 +158,12 @@ PRUNERS = {
     "pyramiddrop": pruning.PyramidDrop(),
     "dart": pruning.Dart(dart_image_pivots=2, dart_text_pivots=2),
     "sparsevlm": pruning.SparseVLM(),
-    "sparsevlm plus": pruning.SparseVLM(sparsevlm_version="plus"),
 }
 
 
 @pytest.fixture(scope="module")
 def model():
-    return engine.Engine(parameters.init(jax.random.key(0), CFG), CFG)
+    return engine.Engine(testing.random_params(CFG), CFG)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +205,8 @@ def test_sharing_below_the_cut_equals_question_by_question(model, features, prun
 
     for g, q in np.ndindex(lengths.shape):
         assert_equal_alone(g, q, 8)
-    assert_equal_alone(0, 2, 3)  # without padding
+    if pruner.name == "fastv":
+        assert_equal_alone(0, 2, 3)  # without padding
 
 
 @pytest.mark.parametrize("budget", [1, 5])

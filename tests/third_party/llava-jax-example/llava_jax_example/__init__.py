@@ -1,0 +1,1 @@
+"""A token pruner for llava-jax."""
