@@ -55,6 +55,26 @@ def selection() -> str:
     return _table(["images × tokens", "torch", "ours", "×"], rows)
 
 
+def pruners() -> str:
+    """Return every pruner's milliseconds per image, against torch and beside the vision tower."""
+    found = _read("pruners")
+    cases = [found["cases"][0], found["cases"][-1]]
+    head = ["method"]
+    for case in cases:
+        shape = f"{case['images']} × {case['tokens']}, K = {case['kept']}"
+        head += [f"{shape}: torch", "ours", "×"]
+    rows = []
+    for name, first in cases[0]["methods"].items():
+        row = [f"`{name}`"]
+        for case in cases:
+            r = case["methods"][name]
+            times = [f"{1e3 * r[side]['median']:.3g} ms" for side in ("torch", "ours")]
+            row += [*times, f"{r['ratio to torch']['median']:.1f}"]
+        share = first.get("share of tower")
+        rows.append([*row, "" if share is None else f"{share:.1%}"])
+    return _table([*head, "of the tower"], rows)
+
+
 def coldstart() -> str:
     """Return the seconds of starts and runs of the embedded model."""
     found = _read("coldstart")
@@ -134,6 +154,7 @@ if __name__ == "__main__":
     parts = (
         pope("pope-0.85B", "pope-tiny", "pope-h200"),
         selection(),
+        pruners(),
         precision(),
         coldstart(),
         growth(),

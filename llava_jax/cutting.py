@@ -81,7 +81,7 @@ def answer(
     Returns:
         (float32[G, Q, V], int32[G, Q, W] the tokens left, −1 for one made of others).
     """
-    run = Run(params, before, lengths, reads, choose, cfg, stage)
+    run = Run(params, before, lengths, reads, cfg, stage)
     embedding = {"embed_tokens": params["text"]["embed_tokens"]}
     start = tokens = stage(_start)(embedding, image, suffix_ids, before.next_position)
     layer = 0

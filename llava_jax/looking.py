@@ -78,7 +78,6 @@ class Run:
         before: the text before the picture.
         lengths: int[G, Q], tokens of each suffix.
         reads: names of the view's fields that are needed.
-        choose: decides what is left.
         cfg: shapes.
         stage: how a stage is run.
     """
@@ -87,7 +86,6 @@ class Run:
     before: decoding.Prefix
     lengths: Array
     reads: Sequence[str]
-    choose: Choose
     cfg: LlavaConfig
     stage: Stage
 

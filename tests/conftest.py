@@ -1,6 +1,7 @@
 """Settings of every test: eight virtual CPU devices, strict shapes, golden folders."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -9,6 +10,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # eigenvalues beside other tests: threads would wait
+
+# Most of the time is compiling, and programs are small: optimise them less (`XLA_FLAGS= pytest`
+# runs what users run). Another jax may not know these flags, and would end the process.
+if importlib.metadata.version("jax").startswith("0.10."):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true "
+        "--xla_backend_optimization_level=1",
+    )
 
 # Programs are compiled once per test run, by whichever worker or process needs them first.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the folder

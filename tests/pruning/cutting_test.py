@@ -272,5 +272,5 @@ def test_each_variant_answers_otherwise(model, features, variant):
     right, kept = answer_cut(model, features, ids, lengths, pruning.FastV(), 5)
     pruner = pruning.FastV(fastv_variant=variant, fastv_shift=2)
     other, same = answer_cut(model, features, ids, lengths, pruner, 5)
-    assert np.abs(other - right).max(axis=-1).min() > 1e-4
+    assert np.median(np.abs(other - right).max(axis=-1)) > 1e-3
     np.testing.assert_array_equal(np.sort(same), kept)
