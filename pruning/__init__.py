@@ -27,7 +27,7 @@ from .holov import HoloV, holov
 from .none import KeepAll
 from .otprune import OTPrune, otprune
 from .prumerge import PruMerge, PruMergePlus, prumerge, prumerge_plus
-from .prunesid import PruneSID, prunesid
+from .prunesid import PruneSID, prunesid, randomized_groups
 from .pyramiddrop import PyramidDrop, pyramid
 from .random import Random, image_key, random_subset
 from .saliency import Saliency, saliency_layers, saliency_top_k
@@ -87,6 +87,7 @@ __all__ = [
     "prunesid",
     "pyramid",
     "random_subset",
+    "randomized_groups",
     "rank_budget",
     "recycled",
     "register",

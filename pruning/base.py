@@ -104,10 +104,11 @@ class Pruner(Protocol):
     Attributes:
       name: the registered name, also the value of the command line's `--pruner`.
       stage: where it acts; one in the decoder is a `DecoderPruner` instead.
-      needs: the names of the `Tokens` fields that must be present; a property where they
-        depend on the hyper-parameters.
+      needs: the names of the `Tokens` fields that must be present.
       nested: whether `order[:k]` is the answer for every smaller budget k.
       stochastic: whether the choice depends on the key.
+
+    What depends on hyper-parameters is a property instead of a class variable.
     """
 
     name: ClassVar[str]
@@ -265,7 +266,7 @@ def _check_class_variables(cls: type) -> None:
     kinds = {"stage": Stage, "nested": bool, "stochastic": bool}
     for variable, kind in kinds.items():
         value = getattr(cls, variable, None)
-        if not isinstance(value, kind):
+        if not isinstance(value, kind | property):
             raise TypeError(
                 f"{cls.__qualname__}.{variable} must be a {kind.__name__}, got {value!r}"
             )

@@ -8,6 +8,8 @@ VLMs via synergistic importance-diversity", and its code, ZhengyaoFang/PruneSID.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import ClassVar
 
 import chex
@@ -39,8 +41,9 @@ def prunesid(
 
     Differs from the official code in the groups: its principal components are randomised, and
     between two of its seeds only half to four fifths of the kept tokens are the same. These
-    are exact. Shares that are halves, which its floats round either way, go to the even
-    number. The paper's budgets that depend on the image are left out.
+    are exact; `randomized_groups` gives an assignment like those. Shares that are halves,
+    which its floats round either way, go to the even number. The paper's budgets that depend
+    on the image are left out.
 
     Args:
       hidden: float[1+N, Dv] of any precision, CLS first; all is computed in float32.
@@ -74,18 +77,38 @@ def prunesid(
 
 @register("prunesid")
 class PruneSID:
-    """Apply `prunesid`, CLS included."""
+    """Apply `prunesid`, CLS included.
+
+    Attributes:
+      prunesid_pca: "exact", or "randomized" components as in the official code.
+    """
 
     stage: ClassVar = Stage.VISION
     needs: ClassVar = ("hidden", "saliency")
     nested: ClassVar = False
-    stochastic: ClassVar = False
+
+    prunesid_pca: str = dataclasses.field(default="exact", metadata={"static": True})
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the components are randomised."""
+        return self.prunesid_pca == "randomized"
+
+    def check(self) -> None:
+        """Refuse hyper-parameters without a meaning."""
+        if self.prunesid_pca not in ("exact", "randomized"):
+            raise ValueError(
+                f'prunesid: prunesid_pca must be "exact" or "randomized", got {self.prunesid_pca!r}'
+            )
 
     def __call__(self, tokens: Tokens, budget: int, key: jax.Array) -> Merged:
-        """Return `budget` tokens, CLS (index −1) first; the key is ignored."""
+        """Return `budget` tokens, CLS (index −1) first."""
         assert tokens.hidden is not None
         assert tokens.saliency is not None
-        rows = prunesid(tokens.hidden, tokens.saliency, budget)
+        groups = None
+        if self.stochastic:
+            groups = randomized_groups(key, tokens.hidden[1:], max(budget // 4, 1))
+        rows = prunesid(tokens.hidden, tokens.saliency, budget, assignment=groups)
         return Merged(tokens.hidden[rows], rows - 1)
 
 
@@ -99,10 +122,47 @@ def principal_groups(features: jax.Array, num_groups: int) -> jax.Array:
     Returns:
       int32[N] in 0 … G−1.
     """
-    squashed = jax.nn.sigmoid(features.astype(jnp.float32)).T
-    centred = squashed - jnp.mean(squashed, axis=0, keepdims=True)
-    _, _, components = jnp.linalg.svd(centred, full_matrices=False)
+    _, _, components = jnp.linalg.svd(_centred(features), full_matrices=False)
     return jnp.argmax(jnp.abs(components[:num_groups]), axis=0).astype(jnp.int32)
+
+
+def randomized_groups(
+    key: jax.Array, features: jax.Array, num_groups: int, *, iterations: int = 2
+) -> jax.Array:
+    """Assign every token to the largest of approximate principal components.
+
+        Q = range of A Ω, Ω ~ N(0, 1);  Q ← range of A (range of Aᵀ Q), again and again
+        Qᵀ A = U Σ Vᵀ
+
+    The official code does the same with `torch.pca_lowrank`, of which a seed draws other Ω.
+
+    Args:
+      key: decides Ω.
+      features: float[N, Dv].
+      num_groups: G, columns of Ω, at most N.
+      iterations: how often the range is refined.
+
+    Returns:
+      int32[N] in 0 … G−1.
+
+    Source: Halko, Martinsson & Tropp (2011), "Finding structure with randomness", algorithm 5.1.
+    """
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    centred = _centred(features)
+    num_groups = min(num_groups, *centred.shape)
+    spread = jax.random.normal(key, (centred.shape[1], num_groups))
+    basis = jnp.linalg.qr(product(centred, spread))[0]
+    for _ in range(iterations):
+        basis = jnp.linalg.qr(product(centred.T, basis))[0]
+        basis = jnp.linalg.qr(product(centred, basis))[0]
+    _, _, components = jnp.linalg.svd(product(basis.T, centred), full_matrices=False)
+    return jnp.argmax(jnp.abs(components), axis=0).astype(jnp.int32)
+
+
+def _centred(features: jax.Array) -> jax.Array:
+    """Return A, float32[Dv, N]: σ of the features, less its mean over channels."""
+    squashed = jax.nn.sigmoid(features.astype(jnp.float32)).T
+    return squashed - jnp.mean(squashed, axis=0, keepdims=True)
 
 
 def _threshold(similarity: jax.Array, budget: int) -> jax.Array:

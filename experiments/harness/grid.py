@@ -84,7 +84,7 @@ class Setting:
         return own | {"order": self.order, "positions": self.positions} | values
 
 
-_USUAL = ("raster", "contiguous", "float32")
+_USUAL = ("raster", "contiguous", "float32", "exact")
 """Words that a folder's name leaves out."""
 
 
@@ -136,7 +136,7 @@ def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
         cls = pruning.get(name)
         for values in _grid(cls, config.hyperparameters):
             pruner = cls(**values)
-            seeds: Sequence[int | None] = config.seeds if cls.stochastic else (None,)
+            seeds: Sequence[int | None] = config.seeds if pruner.stochastic else (None,)
             inside = cls.stage is pruning.Stage.DECODER  # it gets all tokens as they are
             how = () if inside else (config.order, config.positions)
             found += [Setting(pruner, k, s, *how) for k in config.budgets for s in seeds]

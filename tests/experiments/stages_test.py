@@ -13,6 +13,7 @@ from experiments.harness.errors import InputError, UsageError
 from experiments.harness.stopwatch import Stopwatch
 from experiments.reporting import aggregate, tables
 from llava_jax import cutting
+from pruning import batches
 
 INSIDE = ("fastv", "pyramiddrop", "dart", "sparsevlm")
 MADE = ("visionzip", "prunesid", "prumerge", "prumerge_plus", "tome")
@@ -168,3 +169,14 @@ def test_saliency_of_several_layers_is_their_sum(config):
     want = np.sort(pruning.saliency_top_k(seen[0].sum(axis=0), 4))
     row = records.read_records(folder)[group.rows[0].key]
     np.testing.assert_array_equal(np.flatnonzero(records.unpack_mask(row.kept, 16)), want)
+
+
+def test_alphas_and_budgets_share_a_program_and_each_gamma_has_one(config):
+    grid = {"alpha": (0.0, 0.5, 1.0), "gamma": (1.0, 2.0)}
+    config = dataclasses.replace(
+        config, pruners=("scope",), budgets=(3, 5, 7), hyperparameters=grid
+    )
+    work = command.prepare(pope.BENCHMARK, config, Stopwatch(exact=False))
+    batches._select.clear_cache()
+    assert len(command.answer(work).folders) == 1 + 3 * 2 * 3
+    assert batches._select._cache_size() == 1 + 2  # full tokens, and two gammas

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import pruning
-from pruning.prunesid import PruneSID, _shares, principal_groups
+import pruning.testing
+from pruning.prunesid import PruneSID, _shares, principal_groups, randomized_groups
 
 N, D = 40, 24
 
@@ -171,3 +172,40 @@ def test_kept_tokens_are_accepted(golden):
             if rule["array"] == "belong_exact_svd":
                 got = np.asarray(groups["kept_exact_svd"])
                 assert golden.check.accepts(rule, got, stored(rule["array"])), name
+
+
+def with_few_components(rank, num_tokens=60, width=40):
+    """Return features whose σ has `rank` strong components, far apart, and weak noise."""
+    rng = np.random.default_rng(5)
+    left, _ = np.linalg.qr(rng.normal(size=(num_tokens, rank)))
+    right, _ = np.linalg.qr(rng.normal(size=(width, rank)))
+    squashed = 0.5 + (left * 0.8 ** np.arange(rank)) @ right.T + 1e-4 * rng.normal(size=(60, width))
+    return jnp.asarray(np.log(squashed / (1 - squashed)), jnp.float32)
+
+
+def test_randomized_components_are_the_strong_ones():
+    features = with_few_components(6)
+    want = groups_of(features, 6)
+    for seed in range(3):
+        np.testing.assert_array_equal(randomized_groups(jax.random.key(seed), features, 6), want)
+
+
+def test_randomized_components_depend_on_the_key_and_may_be_refined():
+    noise = jnp.asarray(np.random.default_rng(6).normal(size=(60, 40)), jnp.float32)
+    one, other = (randomized_groups(jax.random.key(seed), noise, 10) for seed in (0, 1))
+    assert (one != other).any()
+    key, exact = jax.random.key(0), groups_of(noise, 10)
+    agreement = [
+        np.mean(randomized_groups(key, noise, 10, iterations=count) == exact)
+        for count in (0, 2, 200)
+    ]
+    assert agreement[0] < agreement[1] < agreement[2] == 1
+
+
+def test_the_randomized_pruner_keeps_its_promises():
+    pruner = PruneSID(prunesid_pca="randomized")
+    assert pruner.stochastic
+    assert not PruneSID().stochastic
+    pruning.testing.check(pruner)
+    with pytest.raises(ValueError, match=r"prunesid_pca.*fast"):
+        PruneSID(prunesid_pca="fast").check()
