@@ -144,7 +144,7 @@ def _answer_inside(
             pruner.needs,
         )
         kept = np.asarray(shared.watch.ready(left))
-    left = cuts[-1].keep + cuts[-1].merged if cuts else features.shape[1]
+    count = cuts[-1].keep + cuts[-1].merged if cuts else features.shape[1]
     place = np.arange(kept.shape[-1], dtype=kept.dtype)  # those made of others differ by place
-    selection.check_distinct(np.where(kept < 0, -1 - place, kept), left, setting)
+    selection.check_distinct(np.where(kept < 0, -1 - place, kept), count, setting)
     return Answers(logits, kept)

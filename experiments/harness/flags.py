@@ -155,18 +155,8 @@ def run_config() -> RunConfig:
 
 
 _PLAIN = (
-    *(
-        "model",
-        "data",
-        "clip",
-        "relevant",
-        "limit",
-        "order",
-        "positions",
-        "mode",
-        "options",
-        "dtype",
-    ),
+    *("model", "data", "clip", "relevant", "limit", "order", "positions"),
+    *("mode", "options", "dtype"),
     *("preprocessing", "out", "fork", "allow_failed", "offline", "dry_run", "cache", "cache_gib"),
 )
 

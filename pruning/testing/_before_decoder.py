@@ -63,33 +63,40 @@ def _telling_case(pruner: Any, tokens: Tokens) -> Case:
 
 
 def the_class_describes_itself(pruner: Any) -> None:
+    """Find it by its name, its needs among the fields of `Tokens`, and as a pytree with a value."""
     _shared.describes_itself(pruner, Tokens)
 
 
 def picks_are_distinct_tokens(pruner: Any) -> None:
+    """Give K distinct tokens in range, of the right type, for K = 1, one between and N."""
     # With K = N that is all of them.
     for num_tokens in (1, NUM_TOKENS):
         _shared.answers_are_valid(pruner, _cases(pruner, made_up_tokens(0, num_tokens)))
 
 
 def same_input_same_picks(pruner: Any) -> None:
+    """Give the same answer twice."""
     _shared.same_input_same_answer(pruner, _cases(pruner, made_up_tokens(0)))
 
 
 def jit_equals_eager(pruner: Any) -> None:
+    """Give compiled what it gives step by step."""
     _shared.jit_equals_eager(pruner, _telling_case(pruner, made_up_tokens(0)))
 
 
 def only_a_stochastic_pruner_reads_the_key(pruner: Any) -> None:
+    """Depend on the key if `stochastic`, and otherwise not."""
     _shared.the_key_is_read_if_stochastic(pruner, _cases(pruner, made_up_tokens(0)))
 
 
 def needs_is_all_a_pruner_reads(pruner: Any) -> None:
+    """Do with the fields that `needs` names."""
     one = _telling_case(pruner, made_up_tokens(0))
     _shared.needs_is_all_that_is_read(pruner, one, otherwise="saliency")
 
 
 def a_nested_order_answers_smaller_budgets(pruner: Any) -> None:
+    """Start, where `nested`, with the answers to all smaller budgets."""
     *smaller, full = _cases(pruner, made_up_tokens(0))
     order = run(pruner, full)
     for one in smaller:
@@ -99,6 +106,7 @@ def a_nested_order_answers_smaller_budgets(pruner: Any) -> None:
 
 
 def select_equals_a_loop(pruner: Any) -> None:
+    """Give through `select` what it gives image by image, question by question."""
     cases = [_telling_case(pruner, made_up_tokens(seed)) for seed in _SEEDS]
     keys = jnp.stack([image_key(0, str(index)) for index in range(3)])
     batch = stack([one.tokens for one in cases])
@@ -121,6 +129,7 @@ def _answer_all(pruner: Any, one: Case, key: jax.Array) -> Any:
 
 
 def it_can_be_vmapped(pruner: Any) -> None:
+    """Trace under `jax.vmap`, with an axis more."""
     one = _telling_case(pruner, made_up_tokens(0))
     batch = stack([made_up_tokens(seed) for seed in _SEEDS])
     with case(f"traced for G = 3, {one.name}"):
@@ -130,6 +139,7 @@ def it_can_be_vmapped(pruner: Any) -> None:
 
 
 def relabelled_tokens_give_relabelled_picks(pruner: Any) -> None:
+    """Follow its tokens when they change places, unless it `uses_raster`."""
     for seed in _SEEDS:
         tokens = made_up_tokens(seed)
         relabel = np.random.default_rng(seed).permutation(NUM_TOKENS)
@@ -154,6 +164,7 @@ def _require_renamed(moved: Any, want: Any, relabel: np.ndarray, ordered: bool) 
 
 
 def equal_tokens_are_taken_in_raster_order(pruner: Any) -> None:
+    """Take the lowest index where nothing tells tokens apart."""
     equal = change(made_up_tokens(0), dict.fromkeys(_FIELDS, np.ones_like))
     order = index_of(run(pruner, _cases(pruner, equal)[-1])).tolist()
     with case("all tokens are equal"):
@@ -161,6 +172,7 @@ def equal_tokens_are_taken_in_raster_order(pruner: Any) -> None:
 
 
 def the_scale_of_a_saliency_does_not_matter(pruner: Any) -> None:
+    """Keep the same tokens of a scaled saliency, unless it `uses_scale`."""
     for one in _cases(pruner, made_up_tokens(0)):
         want = index_of(run(pruner, one))
         for field in sorted(set(WEIGHTS) & set(pruner.needs)):
@@ -171,6 +183,7 @@ def the_scale_of_a_saliency_does_not_matter(pruner: Any) -> None:
 
 
 def hostile_tokens_give_valid_picks(pruner: Any) -> None:
+    """Survive tokens that no model should make, without a NaN on the way."""
     made_up = made_up_tokens(0)
     hostile = {name: change(made_up, dict.fromkeys(_FIELDS, HOSTILE[name])) for name in HOSTILE}
     hostile["no saliency"] = change(made_up, dict.fromkeys(WEIGHTS, np.zeros_like))
@@ -186,11 +199,13 @@ def hostile_tokens_give_valid_picks(pruner: Any) -> None:
 
 
 def one_program_serves_a_sweep_over_floats(pruner: Any) -> None:
+    """Compile no float hyper-parameter in."""
     one = _telling_case(pruner, made_up_tokens(0))
     _shared.one_program_serves_a_sweep_over_floats(pruner, one)
 
 
 def select_names_what_is_missing(pruner: Any) -> None:
+    """Be refused by `select` with the name of the field that is missing."""
     batch = stack([made_up_tokens(0)])
     for field in pruner.needs:
         lacking = dataclasses.replace(batch, **{field: None})
@@ -200,6 +215,7 @@ def select_names_what_is_missing(pruner: Any) -> None:
 
 
 def select_refuses_a_budget_out_of_range(pruner: Any) -> None:
+    """Be refused by `select` with budgets of 0 and below, and above N."""
     batch = stack([made_up_tokens(0)])
     for budget in (-1, 0, NUM_TOKENS + 1):
         text = _refusal(pruner, batch, budget)

@@ -52,10 +52,12 @@ def _thirds(pruner: Any, seed: int) -> list[Case]:
 
 
 def the_class_describes_itself(pruner: Any) -> None:
+    """Find it by its name, its needs among the fields of `DecoderTokens`, and as a pytree with a value."""
     _shared.describes_itself(pruner, DecoderTokens)
 
 
 def cuts_go_up_in_layer_and_down_in_tokens(pruner: Any) -> None:
+    """Cut within the decoder, later cuts above earlier ones and down to fewer tokens."""
     for depth in _DEPTHS:
         for budget in _BUDGETS:
             cuts = pruner.cuts(budget, NUM_TOKENS, depth)
@@ -78,6 +80,7 @@ def _require_cuts(cuts: Any, depth: int) -> None:
 
 
 def survivors_are_distinct_tokens(pruner: Any) -> None:
+    """Give at every cut as many distinct tokens as it says, and as many merged ones."""
     every = [_cases(pruner, 0, depth, budget) for depth in _DEPTHS for budget in _BUDGETS]
     tried = {}
     for one in itertools.chain(*every):  # what differs in the layer alone is tried once
@@ -87,24 +90,29 @@ def survivors_are_distinct_tokens(pruner: Any) -> None:
 
 
 def same_input_same_survivors(pruner: Any) -> None:
+    """Give the same answer twice."""
     _shared.same_input_same_answer(pruner, _thirds(pruner, 1))
 
 
 def jit_equals_eager(pruner: Any) -> None:
+    """Give compiled what it gives step by step."""
     for one in _thirds(pruner, 2)[:1]:
         _shared.jit_equals_eager(pruner, one)
 
 
 def only_a_stochastic_pruner_reads_the_key(pruner: Any) -> None:
+    """Depend on the key if `stochastic`, and otherwise not."""
     _shared.the_key_is_read_if_stochastic(pruner, _thirds(pruner, 4))
 
 
 def needs_is_all_a_pruner_reads(pruner: Any) -> None:
+    """Do with the fields that `needs` names."""
     for one in _thirds(pruner, 5)[:1]:
         _shared.needs_is_all_that_is_read(pruner, one, otherwise="hidden")
 
 
 def padding_of_the_text_has_no_influence(pruner: Any) -> None:
+    """Keep the same tokens whatever stands behind the question."""
     for one in _thirds(pruner, 6):
         num_text = int(one.tokens.num_text)
         other = one.of(_with_other_padding(one.tokens, num_text))
@@ -125,6 +133,7 @@ def _with_other_padding(tokens: DecoderTokens, num_text: int) -> DecoderTokens:
 
 
 def select_inside_equals_a_loop(pruner: Any) -> None:
+    """Give through `select_inside` what it gives question by question."""
     # G = 2 images with Q = 2 questions, which share the picture as it entered the decoder.
     keys = jnp.stack([image_key(0, str(index)) for index in range(4)])
     shared = {"inputs": made_up_decoder_tokens(0).inputs}
@@ -145,6 +154,7 @@ def _in_pairs(leaf: jax.Array) -> jax.Array:
 
 
 def hostile_values_give_valid_survivors(pruner: Any) -> None:
+    """Survive values that no model should make, without a NaN on the way."""
     cases = _thirds(pruner, 9)
     compiled = [_hostile(one, name) for one in cases for name in HOSTILE if name not in NARROW]
     stepwise = [_hostile(one, name) for one in cases[:1] for name in HOSTILE]
@@ -172,11 +182,13 @@ def _per_token(attention: np.ndarray, name: str) -> np.ndarray:
 
 
 def one_program_serves_a_sweep_over_floats(pruner: Any) -> None:
+    """Compile no float hyper-parameter in."""
     for one in _thirds(pruner, 10)[:1]:
         _shared.one_program_serves_a_sweep_over_floats(pruner, one)
 
 
 def select_inside_names_what_is_missing(pruner: Any) -> None:
+    """Be refused by `select_inside` with the name of the field that is missing."""
     for one in _thirds(pruner, 11)[:1]:
         batch = jax.tree.map(lambda leaf: leaf[None, None], one.tokens)
         for field in pruner.needs:
