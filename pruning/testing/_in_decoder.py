@@ -52,7 +52,7 @@ def _thirds(pruner: Any, seed: int) -> list[Case]:
 
 
 def the_class_describes_itself(pruner: Any) -> None:
-    """Find it by its name, its needs among the fields of `DecoderTokens`, and as a pytree with a value."""
+    """Find it by its name, its needs in `DecoderTokens`, and as a pytree with a value."""
     _shared.describes_itself(pruner, DecoderTokens)
 
 

@@ -8,11 +8,11 @@ import pytest
 
 import pruning
 from experiments import pope
-from experiments.harness import answering, command, records
+from experiments.harness import answering, batching, command, records
 from experiments.harness.errors import InputError, UsageError
 from experiments.harness.stopwatch import Stopwatch
 from experiments.reporting import aggregate, tables
-from llava_jax import cutting
+from llava_jax import cutting, prompts
 from pruning import batches
 
 INSIDE = ("fastv", "pyramiddrop", "dart", "sparsevlm")
@@ -180,3 +180,26 @@ def test_alphas_and_budgets_share_a_program_and_each_gamma_has_one(config):
     batches._select.clear_cache()
     assert len(command.answer(work).folders) == 1 + 3 * 2 * 3
     assert batches._select._cache_size() == 1 + 2  # full tokens, and two gammas
+
+
+def test_relevance_is_that_of_each_question_by_itself(config):
+    config = dataclasses.replace(config, pruners=("trim",), hyperparameters={})
+    inputs = command.prepare(pope.BENCHMARK, config, Stopwatch(exact=False)).inputs
+    clip, groups = inputs.clip, inputs.plan.groups[:2]
+    row = groups[0].rows[0]
+    longer = dataclasses.replace(row, user_text="Really? " * 9 + row.user_text)
+    groups = (batching.ImageGroup(row.image, ((longer,), (row,))), groups[1])
+    suffixes = {**inputs.plan.suffixes, longer.user_text: (5,)}
+    batch = batching.collate(groups, suffixes)
+    features = np.random.default_rng(0).normal(size=(2, 16, 32)).astype(np.float32)
+    got, counts = clip.relevance(features, batch), set()
+    for g, group in enumerate(batch.groups):
+        for q, question in enumerate(group.questions):
+            text = prompts.without_instruction(question[0].user_text)
+            assert question[0].user_text.startswith(text + "\nAnswer")
+            pieces = clip.tokenizer.pieces(text, clip.cfg.text.num_positions)
+            counts.add(len(pieces))
+            parts = clip.engine.patches(features[g]), clip.engine.texts(pieces)
+            want = pruning.cdpruner_relevance(*parts)
+            np.testing.assert_allclose(got[g, q], want, atol=1e-5)
+    assert len(counts) > 1  # of pieces, so that some occur more often than others
