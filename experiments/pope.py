@@ -4,160 +4,126 @@
     python -m experiments.pope --model=llava-1.5-7b-hf --data=pope --pruner=scope --budget=64,128
 
 ``--data`` is a folder with ``coco/coco_pope_{random,popular,adversarial}.json`` (JSON lines) and
-the pictures in ``val2014/``, or ``scenes``, the embedded world in POPE's protocol.
+the pictures in ``val2014/``; a folder or hub id in the layout of ``lmms-lab/POPE``; or ``scenes``,
+the embedded world in POPE's protocol.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import pathlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from absl import logging
-from PIL import Image
 
 from experiments import application, scenes
-from experiments.harness.benchmark import Benchmark, Dataset, Example
+from experiments.harness.benchmark import YES_NO, Benchmark, Dataset, Example, Request
 from experiments.harness.errors import InputError
-from llava_jax import images, prompts
+from experiments.reading import counts, embedded, files, pictures
+from experiments.reading.tables import Table, Tables
+from experiments.scoring import pope as scoring
+from llava_jax import prompts
 
 SPLITS = ("random", "popular", "adversarial")
 LABELS = ("yes", "no")
-CHOICES = (("Yes", "yes"), ("No", "no"))
-"""The paper sums both spellings of an answer (§3.2)."""
-
-_SCENES, _SCENES_IMAGES, _SCENES_LIMIT = "scenes", 500, 60
-_ROWS = {"random": (3000, 2910), "popular": (3000,), "adversarial": (3000,)}
+_ROWS = {3000: "POPE", 2910: "the random split that LLaVA-1.5 was evaluated on"}
 _KEYS = ("question_id", "image", "text", "label")
+_COLUMNS = ("question_id", "question", "answer", "category", "image")
 
 
-def load(data: str, limit: int | None = None) -> Dataset:
-    """Return POPE's questions from a folder, or those of the embedded scenes.
-
-    Args:
-        data: the folder, or ``scenes``.
-        limit: pictures, from the first; None for all.
-
-    Raises:
-        InputError: a file is missing or malformed; it names the file, the line or the question.
-    """
-    if data == _SCENES:
-        return _load_scenes(min(limit or _SCENES_IMAGES, _SCENES_IMAGES))
-    return _load_folder(pathlib.Path(data)).first_images(limit)
+def _example(
+    split: str, number: Any, image: str, question: str, label: Any, where: str, request: Request
+) -> Example:
+    """Return a question, whose label is yes or no in any case."""
+    answer = str(label).strip().lower()
+    if answer not in LABELS:
+        raise InputError(f"{where}, question_id {number}: label {label!r} is not yes or no")
+    question = question.strip() if request.prompt_style == "lmms" else question
+    key, text = f"{split}/{number}", question + prompts.SHORT_ANSWER
+    return Example(key, image, text, YES_NO, LABELS.index(answer), split)
 
 
-def _example(split: str, number: Any, image: str, text: str, label: str) -> Example:
-    user_text = text + prompts.SHORT_ANSWER
-    return Example(f"{split}/{number}", image, user_text, CHOICES, LABELS.index(label), split)
+def read_scenes(request: Request) -> Dataset:
+    """Ask POPE's questions about the embedded world."""
+
+    def example(row: scenes.Question, image: str) -> Example:
+        number = row.key.removeprefix(f"{row.part}/")
+        return _example(row.part, number, image, row.text, row.answer, row.key, request)
+
+    return embedded.dataset("pope", request.limit, example)
 
 
-def _load_folder(folder: pathlib.Path) -> Dataset:
+def read_raw(folder: pathlib.Path, request: Request) -> Dataset:
     """Read the original files."""
-    if not folder.is_dir():
-        raise InputError(f"--data={folder} is not a folder (nor {_SCENES!r})")
-    files = {split: folder / "coco" / f"coco_pope_{split}.json" for split in SPLITS}
-    if not any(file.is_file() for file in files.values()):
+    names = {split: folder / "coco" / f"coco_pope_{split}.json" for split in SPLITS}
+    if not any(file.is_file() for file in names.values()):
         raise InputError(f"--data={folder} has no coco/coco_pope_*.json")
     examples: list[Example] = []
-    for split, file in files.items():
+    for split, file in names.items():
         if not file.is_file():
             logging.warning("no %s: the split %s is left out", file, split)
             continue
-        found = _read_split(file, split)
-        if len(found) not in _ROWS[split]:
-            logging.warning("%s has %d rows, POPE's has %s", file, len(found), _ROWS[split])
+        found = _read_split(file, split, request)
+        counts.check(len(found), _ROWS, str(file))
         examples += found
-    pictures = folder / "val2014"
-    _check_pictures(pictures, examples)
-    return Dataset(
-        tuple(examples),
-        read_image=lambda image: images.read(pictures / image),
-        image_digest=lambda image: images.digest(pictures / image),
-        source=str(folder),
-    )
+    return pictures.in_folder(examples, folder / "val2014", str(folder))
 
 
-def _check_pictures(pictures: pathlib.Path, examples: Sequence[Example]) -> None:
-    """Refuse pictures outside the picture folder, and a folder that is not there."""
-    root = pictures.resolve()
-    for example in examples:
-        if "\0" in example.image or not (root / example.image).resolve().is_relative_to(root):
-            name = f"question {example.key}: picture {example.image!r}"
-            raise InputError(f"{name} lies outside {pictures}")
-    if not pictures.is_dir():
-        raise InputError(f"{pictures.parent} has no folder {pictures.name} with the pictures")
-
-
-def _read_split(file: pathlib.Path, split: str) -> list[Example]:
+def _read_split(file: pathlib.Path, split: str, request: Request) -> list[Example]:
     """Read one question file."""
     examples: dict[str, Example] = {}
-    for number, row in _rows(file):
+    for number, row in files.json_lines(file):
         where = f"{file} line {number}"
-        if absent := [key for key in _KEYS if key not in row]:
-            raise InputError(f"{where} lacks {', '.join(absent)}")
-        label = str(row["label"]).lower()
-        if label not in LABELS:
-            identity = f"question_id {row['question_id']}"
-            raise InputError(f"{where}, {identity}: label {row['label']!r} is not yes or no")
-        example = _example(split, row["question_id"], str(row["image"]), str(row["text"]), label)
+        files.require(row, _KEYS, where)
+        name, image, text = row["question_id"], str(row["image"]), str(row["text"])
+        example = _example(split, name, image, text, row["label"], where, request)
         if example.key in examples:
-            raise InputError(f"{where}: question_id {row['question_id']} occurs twice")
+            raise InputError(f"{where}: question_id {name} occurs twice")
         examples[example.key] = example
     if not examples:
         raise InputError(f"{file} has no questions")
     return list(examples.values())
 
 
-def _rows(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, JSON object) of a JSON-lines file; blank lines are passed over."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 at byte {error.start}") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file} line {number} is not JSON: {error.msg}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{file} line {number} is not a JSON object; JSON lines are expected")
-        yield number, row
+def read_hub(tables: Tables, request: Request) -> Dataset:
+    """Read the tables of ``lmms-lab/POPE``: a config per split, or one with a column for it."""
+    if tables.has("Full", SPLITS[0]):
+        opened = [tables.open("Full", split, _COLUMNS) for split in SPLITS]
+    else:
+        opened = [tables.open("default", "test", _COLUMNS)]
+    place: dict[str, tuple[Table, int]] = {}
+    examples: dict[str, Example] = {}
+    for table in opened:
+        both = zip(table.rows(_COLUMNS[:-1]), table.digests(), strict=True)
+        for number, (row, image) in enumerate(both):
+            place.setdefault(image, (table, number))
+            split, name, text = row["category"], row["question_id"], row["question"]
+            where = f"{table.name} row {number}"
+            if split not in SPLITS:
+                raise InputError(f"{where}: category {split!r} is none of {', '.join(SPLITS)}")
+            example = _example(split, name, image, text, row["answer"], where, request)
+            if examples.setdefault(example.key, example) is not example:
+                raise InputError(f"{where}: question_id {name} occurs twice")
+    counts.check(len(examples), {9000: "POPE"}, tables.name)
 
+    def content(image: str) -> bytes:
+        table, row = place[image]
+        return table.picture(row)
 
-def _load_scenes(count: int) -> Dataset:
-    """Ask POPE's questions about the first pictures of the embedded test world."""
-    world = scenes.world("test")
-    examples, index_of = [], {}
-    for index in range(count):
-        image = f"test-{index:05d}"
-        index_of[image] = index
-        for row in scenes.MINIATURES["pope"].questions(world, index):
-            number = row.key.removeprefix(f"{row.part}/")
-            examples.append(_example(row.part, number, image, row.text, row.answer))
-
-    @functools.lru_cache(maxsize=_SCENES_LIMIT)
-    def pixels(image: str) -> np.ndarray:
-        return scenes.scene(world, index_of[image]).image
-
-    return Dataset(
-        tuple(examples),
-        read_image=lambda image: Image.fromarray(pixels(image)),
-        image_digest=lambda image: hashlib.sha256(pixels(image).tobytes()).hexdigest(),
-        source=f"embedded scenes, version {scenes.VERSION}",
-    )
+    return pictures.stored(list(examples.values()), content, tables.name, upright=True)
 
 
 BENCHMARK = Benchmark(
     name="pope",
-    load=load,
     splits=SPLITS,
-    default_limit=lambda data: _SCENES_LIMIT if data == _SCENES else None,
+    scenes=read_scenes,
+    raw=read_raw,
+    hub=read_hub,
+    hub_id="lmms-lab/POPE",
+    scenes_limit=60,
+    score=scoring.score,
+    correct=scoring.correct,
+    correct_by=scoring.CORRECT_BY,
+    max_new_tokens=128,
 )
 
 

@@ -9,7 +9,7 @@ import warnings
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 Mode = Literal["pad", "center_crop"]
 
@@ -23,16 +23,17 @@ class ImageError(ValueError):
     """A picture that cannot be decoded."""
 
 
-def decode(content: bytes, name: str) -> Image.Image:
+def decode(content: bytes, name: str, *, upright: bool = False) -> Image.Image:
     """Decode a picture to RGB; the type is taken from the content, alpha is dropped.
 
     Args:
         content: the file's bytes.
         name: what to call it in an error.
+        upright: turn it as its EXIF orientation says, as ``datasets`` does; LLaVA's file route
+            does not.
 
     Returns:
-        An RGB picture (the first frame of an animation; EXIF orientation is ignored, as in
-        LLaVA's file route).
+        An RGB picture, the first frame of an animation.
 
     Raises:
         ImageError: not a picture, cut off, or so large that decoding it is an attack.
@@ -41,7 +42,7 @@ def decode(content: bytes, name: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as image:
-                return image.convert("RGB")
+                return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
     except Exception as error:  # Pillow's decoders raise whatever their format makes them
         reason = str(error).split(" <_io.BytesIO")[0]
         raise ImageError(f"picture {name} cannot be decoded: {reason}") from None

@@ -108,14 +108,24 @@ def _folder(model: str) -> pathlib.Path | None:
     return None
 
 
-def fetch(name: str, patterns: list[str], *, flag: str, offline: bool) -> pathlib.Path:
-    """Bring files of a hub's model into the local cache and return their folder.
+def fetch(
+    name: str,
+    patterns: list[str],
+    *,
+    flag: str,
+    offline: bool,
+    kind: str = "model",
+    revision: str | None = None,
+) -> pathlib.Path:
+    """Bring files of the hub into the local cache and return their folder.
 
     Args:
         name: hub id.
         patterns: of the files' names.
         flag: that the name was given with.
         offline: look in the local cache only.
+        kind: ``model`` or ``dataset``.
+        revision: branch, tag or commit; None for the newest. The folder is called by the commit.
 
     Raises:
         InputError: it is not there.
@@ -124,7 +134,11 @@ def fetch(name: str, patterns: list[str], *, flag: str, offline: bool) -> pathli
 
     try:
         found = huggingface_hub.snapshot_download(
-            name, allow_patterns=patterns, local_files_only=offline
+            name,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=patterns,
+            local_files_only=offline,
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -1,0 +1,92 @@
+"""Text files that people made by hand: what is wrong in them is said with file and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments.harness.errors import InputError
+
+
+def text(file: pathlib.Path) -> str:
+    """Read a UTF-8 file, with or without a byte-order mark.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def json_value(file: pathlib.Path, kind: type) -> Any:
+    """Read a JSON file.
+
+    Args:
+        file: its path.
+        kind: that its value must have, dict or list.
+
+    Raises:
+        InputError: it is not there, not JSON, or holds something else.
+    """
+    try:
+        value = json.loads(text(file))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} line {error.lineno} is not JSON: {error.msg}") from None
+    if not isinstance(value, kind):
+        wanted = {dict: "an object", list: "a list"}[kind]
+        raise InputError(f"{file} does not hold {wanted}")
+    return value
+
+
+def json_lines(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of a JSON-lines file; blank lines are passed over.
+
+    Raises:
+        InputError: a line is not a JSON object.
+    """
+    for number, line in enumerate(text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file} line {number} is not JSON: {error.msg}") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{file} line {number} is not a JSON object; JSON lines are expected")
+        yield number, row
+
+
+def tab_separated(file: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (row number, cells by column) of a TSV file with a header; cells stay as written.
+
+    Raises:
+        InputError: a row has other columns than the header.
+    """
+    csv.field_size_limit(sys.maxsize)  # pictures are cells
+    rows = csv.reader(io.StringIO(text(file), newline=""), delimiter="\t")
+    header = next(rows, [])
+    for number, cells in enumerate(rows, 1):
+        if len(cells) != len(header):
+            raise InputError(f"{file} row {number} has {len(cells)} cells, not {len(header)}")
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def require(row: Any, keys: Sequence[str], where: str) -> None:
+    """Refuse a row that is no object or lacks a key.
+
+    Raises:
+        InputError: it names the place and the keys.
+    """
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is not an object")
+    if absent := [key for key in keys if key not in row]:
+        raise InputError(f"{where} lacks {', '.join(absent)}")

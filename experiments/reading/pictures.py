@@ -1,0 +1,61 @@
+"""Where pictures lie: in a folder, in tables, or in the embedded world."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from experiments.harness.benchmark import Dataset, Example
+from experiments.harness.errors import InputError
+from llava_jax import images
+
+
+def in_folder(examples: Sequence[Example], folder: pathlib.Path, source: str) -> Dataset:
+    """Return questions whose picture ids are paths below a folder.
+
+    EXIF orientation is ignored, as LLaVA's file route does.
+
+    Args:
+        examples: the questions.
+        folder: of the pictures.
+        source: what was read, for people.
+
+    Raises:
+        InputError: a path leaves the folder.
+    """
+    root = folder.resolve()
+    for example in examples:
+        if "\0" in example.image or not (root / example.image).resolve().is_relative_to(root):
+            name = f"question {example.key}: picture {example.image!r}"
+            raise InputError(f"{name} lies outside {folder}")
+    return Dataset(
+        tuple(examples),
+        read_image=lambda image: images.read(folder / image),
+        image_digest=lambda image: images.digest(folder / image),
+        source=source,
+        place=str(folder),
+    )
+
+
+def stored(
+    examples: Sequence[Example], content: Callable[[str], bytes], source: str, *, upright: bool
+) -> Dataset:
+    """Return questions whose pictures are bytes that are fetched by id.
+
+    Args:
+        examples: the questions.
+        content: picture id → its file.
+        source: what was read, for people.
+        upright: turn pictures as their EXIF orientation says, as ``datasets`` does.
+    """
+
+    def read(image: str) -> Image.Image:
+        return images.decode(content(image), image, upright=upright)
+
+    def digest(image: str) -> str:
+        return hashlib.sha256(content(image)).hexdigest()
+
+    return Dataset(tuple(examples), read, digest, source, place=source)
