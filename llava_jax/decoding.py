@@ -211,17 +211,47 @@ def answer(
     Returns:
         float32[G, Q, V]; −inf at ids that no tokenizer produces.
     """
-    decoder = params["text"]
+    return read(params, prefix, suffix_ids, lengths, keep=False, cfg=cfg, stage=stage)[0]
+
+
+def read(
+    params: Params,
+    prefix: Prefix,
+    suffix_ids: Array,
+    lengths: Array,
+    *,
+    keep: bool,
+    cfg: LlavaConfig,
+    stage: Stage = inline,
+) -> tuple[jax.Array, tuple[text.KeyValue, ...]]:
+    """Read suffixes: what ``answer`` returns, and what the next token would look at.
+
+    Args:
+        params: the model.
+        prefix: of the G pictures.
+        suffix_ids: int[G, Q, T], text after the prefix, padded on the right with any id.
+        lengths: int[G, Q], true length of each suffix, 1..T.
+        keep: whether keys and values are wanted.
+        cfg: shapes.
+        stage: how a stage is run.
+
+    Returns:
+        (float32[G, Q, V], keys and values float[G, Q, T, K, d] of every layer or none).
+    """
+    decoder, kept = params["text"], []
     *layers, last = decoder["layers"]
     *prefixes, last_prefix = prefix.layers
     x, positions = stage(_suffix)(
         {"embed_tokens": decoder["embed_tokens"]}, suffix_ids, prefix.next_position
     )
     for layer, kv in zip(layers, prefixes, strict=True):
-        x, _ = stage(text.block)(layer, x, positions, kv, cfg=cfg.text)
+        x, own = stage(text.block)(layer, x, positions, kv, cfg=cfg.text)
+        kept += [own] * keep
+    if keep:
+        kept.append(stage(text.key_value)(last, x, positions, cfg=cfg.text))
     x = stage(text.last_token)(last, x, positions, last_prefix, lengths, cfg=cfg.text)
     head = {"norm": decoder["norm"], "lm_head": decoder["lm_head"]}
-    return stage(logits)(head, x, cfg=cfg)
+    return stage(logits)(head, x, cfg=cfg), tuple(kept)
 
 
 def _suffix(

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from llava_jax import clip_text, cutting, decoding, looking, model
+from llava_jax import clip_text, cutting, decoding, generation, looking, model
 from llava_jax.clip_config import ClipConfig
 from llava_jax.config import LlavaConfig
 from llava_jax.stage import Array, Params, Stage
@@ -21,9 +21,10 @@ from llava_jax.stage import Array, Params, Stage
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> jax.stages.Wrapped:
-    """Return a stage under ``jax.jit``, its config static."""
-    static = [name for name in ("cfg",) if name in inspect.signature(function).parameters]
-    return jax.jit(function, static_argnames=static)
+    """Return a stage under ``jax.jit``, its config static; a cache is written where it lies."""
+    parameters = inspect.signature(function).parameters
+    static, donated = ([name] if name in parameters else [] for name in ("cfg", "cache"))
+    return jax.jit(function, static_argnames=static, donate_argnames=donated)
 
 
 def _rehearsed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,6 +118,20 @@ class Engine:
         return decoding.answer(
             self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=self.stage
         )
+
+    def generate(
+        self,
+        prefix: decoding.Prefix,
+        suffix_ids: Array,
+        lengths: Array,
+        end_id: int,
+        max_new_tokens: int,
+    ) -> tuple[jax.Array, generation.Generated]:
+        """Return first-token logits float32[G, Q, V] and the text; see ``generation.greedy``."""
+        how = {"cfg": self.cfg, "stage": self.stage}
+        context = generation.start(self.params, prefix, suffix_ids, lengths, **how)
+        said = generation.greedy(self.params, context, end_id, max_new_tokens, **how)
+        return context.logits, said
 
     def answer_cut(
         self,

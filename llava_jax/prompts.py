@@ -17,6 +17,7 @@ _SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+_END = "</s>"
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 """What LLaVA-1.5 appends to questions with a short answer (docs/Evaluation.md)."""
 OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -71,7 +72,18 @@ class Tokenizer:
             raise ValueError(
                 f"{folder}/tokenizer.json does not put <s> first, as LLaVA's prompts need"
             )
+        if tokenizer.token_to_id(_END) is None:
+            raise ValueError(f"{folder}/tokenizer.json has no {_END}, which ends an answer")
         return found
+
+    @property
+    def end_id(self) -> int:
+        """The id that ends an answer, ``</s>``."""
+        return self._tokenizer.token_to_id(_END)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids, special tokens left out."""
+        return self._tokenizer.decode(list(ids))
 
     def first(self, text: str) -> list[int]:
         """Return the ids of the text before the picture, BOS first."""

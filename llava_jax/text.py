@@ -100,6 +100,22 @@ class TextBlock(nn.Module):
         mixed = prefix_attention(query, *own, *prefix, _before(last, x.shape[2]))
         return self._finish(jnp.take_along_axis(x, last[..., None], axis=2), mixed)
 
+    def step(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        prefix: KeyValue,
+        cache: KeyValue,
+        slot: jax.Array,
+        visible: jax.Array,
+    ) -> tuple[jax.Array, KeyValue]:
+        """Map one more token of each suffix, float[G, Q, 1, D], and put it into the cache."""
+        own = self.key_value(x, positions)
+        update = jax.lax.dynamic_update_slice_in_dim
+        cache = KeyValue(*(update(all_, new, slot, 2) for all_, new in zip(cache, own, strict=True)))
+        mixed = prefix_attention(self.query(x, positions), *cache, *prefix, visible)
+        return self._finish(x, mixed), cache
+
     def _query_at(self, x: jax.Array, positions: jax.Array, places: jax.Array) -> jax.Array:
         """Return the rotated queries float[G, Q, U, H, d] of the tokens at places int[G, Q, U]."""
         positions = jnp.broadcast_to(positions, x.shape[:3])
@@ -217,6 +233,35 @@ def last_token(
         float[G, Q, 1, D].
     """
     return run(TextBlock(cfg), params, x, positions, prefix, lengths, method="last_token")
+
+
+def step(
+    params: Params,
+    x: jax.Array,
+    positions: jax.Array,
+    prefix: KeyValue,
+    cache: KeyValue,
+    slot: jax.Array,
+    visible: jax.Array,
+    *,
+    cfg: TextConfig,
+) -> tuple[jax.Array, KeyValue]:
+    """Run one block on the next token of each suffix.
+
+    Args:
+        params: the block.
+        x: float[G, Q, 1, D].
+        positions: int[G, Q, 1].
+        prefix: this layer's keys and values of the prefix, float[G, P, K, d].
+        cache: those of the suffixes and what follows them, float[G, Q, S, K, d]; may be donated.
+        slot: int[], where in it the token's go.
+        visible: bool[G, Q, 1, S], places of the cache that the token sees, its own among them.
+        cfg: shapes.
+
+    Returns:
+        (hidden states float[G, Q, 1, D], the cache with the token).
+    """
+    return run(TextBlock(cfg), params, x, positions, prefix, cache, slot, visible, method="step")
 
 
 def unembed(params: Params, x: jax.Array, *, cfg: TextConfig) -> jax.Array:
