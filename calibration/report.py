@@ -204,6 +204,7 @@ def lower(
     num_splits: int = 0,
     num_resamples: int = 1000,
     mode: Mode = "default",
+    predicted: bool = False,
 ) -> jax.stages.Lowered:
     """Lower the program of `evaluate` for float32 evidence of this shape, ahead of it.
 
@@ -216,6 +217,7 @@ def lower(
         num_splits: S.
         num_resamples: R.
         mode: as in `evaluate`.
+        predicted: whether `prediction` will be given.
 
     Returns:
         The lowered program.
@@ -231,7 +233,7 @@ def lower(
         rows(jnp.bool_, num_choices),
         rows(jnp.int32),
         rows(jnp.int32),
-        None,
+        rows(jnp.int32) if predicted else None,
         jax.random.key(0),
         num_groups=num_groups,
         num_splits=num_splits,

@@ -30,7 +30,7 @@ _RESUME = "nothing answered is lost, the same command resumes"
 
 def start(benchmark: Benchmark) -> None:
     """Define the flags, run the benchmark and exit with its code."""
-    if code := errors.exit_code(lambda: flags.define(benchmark.name), resume=_RESUME):
+    if code := errors.exit_code(lambda: flags.define(benchmark), resume=_RESUME):
         sys.exit(code)
     app.run(lambda argv: errors.exit_code(lambda: _main(benchmark, argv), resume=_RESUME))
 
@@ -39,7 +39,9 @@ def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
     """Run and report; return the exit code."""
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # whatever --verbosity says
     errors.refuse_arguments(argv)
-    config = flags.run_config()
+    config = flags.run_config(benchmark)
+    if config.predictions:
+        return _score(benchmark, config, pathlib.Path(config.predictions))
     from experiments.harness import command
     from experiments.harness.stopwatch import Stopwatch
 
@@ -48,9 +50,9 @@ def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
     work = command.prepare(benchmark, config, watch)
     if work is None:
         return errors.COMPLETE
-    outcome = command.answer(
-        work, _compile_statistics(benchmark, config, work.inputs.dataset).start
-    )
+    generated = work.inputs.max_new_tokens is not None
+    compiling = _compile_statistics(benchmark, config, work.inputs.dataset, generated=generated)
+    outcome = command.answer(work, compiling.start)
     with watch.stage("report"):
         code = _report(benchmark, config, outcome)
     if watch.exact:
@@ -68,8 +70,20 @@ def _cache_compiled_programs(folder: pathlib.Path) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def _score(benchmark: Benchmark, config: RunConfig, file: pathlib.Path) -> int:
+    """Score stored answers without a model."""
+    from experiments.harness import command, stored
+    from experiments.reporting import tables
+
+    dataset = command.read(benchmark, config)
+    answers = stored.read(file, dataset.examples)
+    print(f"{benchmark.name}: {len(answers)} answers of {file}, data {config.data}\n")
+    print(tables.render_scores([(file.name, benchmark.score(answers))]))
+    return errors.COMPLETE
+
+
 def _compile_statistics(
-    benchmark: Benchmark, config: RunConfig, dataset: Dataset
+    benchmark: Benchmark, config: RunConfig, dataset: Dataset, *, generated: bool
 ) -> threading.Thread:
     """Return a thread that compiles the report's program beside the model's answers."""
     from experiments.reporting import aggregate
@@ -77,7 +91,8 @@ def _compile_statistics(
     examples, num_splits = dataset.examples, len(benchmark.splits)
     num_choices = max(len(example.choices) for example in examples)
     shape = (len(examples), num_choices, len(dataset.images), num_splits)
-    return threading.Thread(target=aggregate.compile_ahead, args=(*shape, config.mode))
+    how = {"generated": generated}
+    return threading.Thread(target=aggregate.compile_ahead, args=(*shape, config.mode), kwargs=how)
 
 
 def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -> int:
@@ -90,7 +105,7 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
         return errors.end(f"{line} without them unless --allow_failed is given", errors.FAILED_ROWS)
     if outcome.failed == outcome.expected:
         return errors.end(f"no row was answered, see {out}/*/failures-*.jsonl", errors.FAILED_ROWS)
-    found = aggregate.results(out, outcome.folders, benchmark.splits, config.mode)
+    found = aggregate.results(out, outcome.folders, benchmark, config.mode)
     names = [folder.name for folder in outcome.folders]
     entries = sorted(
         (e for e in found["settings"] if e["setting"] in names),
@@ -99,6 +114,11 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
     asked = aggregate.over_seeds(entries)
     print(_heading(benchmark, config, entries, outcome))
     print(tables.render(entries, benchmark.splits))
+    said = [{**entry, **entry["per_token"]} for entry in entries if "per_token" in entry]
+    if said:
+        print("\nconfidence per token: the geometric mean of the tokens' probabilities\n")
+        print(tables.render(said, ()))
+    print("\n" + tables.render_scores([(e["setting"], e["scores"]) for e in entries]))
     if asked:
         print("\n" + tables.render_over_seeds(asked))
     print(f"\n{out / aggregate.RESULTS}")

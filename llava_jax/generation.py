@@ -58,6 +58,12 @@ class Generated:
     log_probs: np.ndarray
     lengths: np.ndarray
 
+    def reshape(self, *shape: int) -> Generated:
+        """Return the same with other leading axes instead of [G, Q]."""
+        steps = self.ids.shape[-1]
+        ids, log_probs = (x.reshape(*shape, steps) for x in (self.ids, self.log_probs))
+        return Generated(ids, log_probs, self.lengths.reshape(shape))
+
 
 def start(
     params: Params,
@@ -108,7 +114,9 @@ def greedy(
             room = _room(count, max_new_tokens)
             caches = tuple(stage(_longer)(kv, np.zeros(room)) for kv in caches)
         logits, caches = _step(params, context, caches, token, count, cfg=cfg, stage=stage)
-    ids, log_probs = (np.stack([np.asarray(x) for x in part], -1) for part in zip(*steps, strict=True))
+    ids, log_probs = (
+        np.stack([np.asarray(x) for x in part], -1) for part in zip(*steps, strict=True)
+    )
     said = (ids == end_id).argmax(-1) + 1
     return Generated(ids, log_probs, np.where((ids == end_id).any(-1), said, ids.shape[-1]))
 

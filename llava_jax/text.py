@@ -112,7 +112,9 @@ class TextBlock(nn.Module):
         """Map one more token of each suffix, float[G, Q, 1, D], and put it into the cache."""
         own = self.key_value(x, positions)
         update = jax.lax.dynamic_update_slice_in_dim
-        cache = KeyValue(*(update(all_, new, slot, 2) for all_, new in zip(cache, own, strict=True)))
+        cache = KeyValue(
+            *(update(all_, new, slot, 2) for all_, new in zip(cache, own, strict=True))
+        )
         mixed = prefix_attention(self.query(x, positions), *cache, *prefix, visible)
         return self._finish(x, mixed), cache
 

@@ -19,7 +19,7 @@ import pruning
 from experiments.harness import batching, selection
 from experiments.harness.grid import Setting
 from experiments.harness.stopwatch import Stopwatch
-from llava_jax import decoding, looking
+from llava_jax import decoding, generation, looking
 from llava_jax.engine import Engine
 
 
@@ -33,6 +33,8 @@ class Shared:
         before: its prefix, computed beside the first picture.
         common_ids: int32[C], first tokens of every question.
         rehearsed: budget → done when the decoder is compiled for the first batch.
+        end_id: of the token that ends an answer.
+        max_new_tokens: of a generated answer; None reads the first token only.
         watch: is told where the time goes.
     """
 
@@ -41,6 +43,8 @@ class Shared:
     before: concurrent.futures.Future[decoding.Prefix]
     common_ids: np.ndarray
     rehearsed: Mapping[int, concurrent.futures.Future[None]]
+    end_id: int
+    max_new_tokens: int | None
     watch: Stopwatch
 
 
@@ -51,10 +55,12 @@ class Answers(NamedTuple):
         logits: float32[G, Q, V], of the first token.
         kept: int32[G, Q, W], or int32[G, 1, W] where all questions of a picture see the same:
             the visual tokens that were left, N for CLS, −1 for a token made of others.
+        said: the text [G, Q, M]; None on the first-token route.
     """
 
     logits: jax.Array
     kept: np.ndarray
+    said: generation.Generated | None = None
 
 
 def answer(
@@ -108,10 +114,16 @@ def _answer_before(
         raise RuntimeError(f"the prefix has {visual} visual tokens, not K = {setting.budget}")
     pictures = prefix.next_position.shape[0]  # G, or one for each question
     ids = batch.suffix_ids.reshape(pictures, -1, batch.suffix_ids.shape[-1])
+    lengths, said = batch.lengths.reshape(pictures, -1), None
     with watch.stage("decoder, questions"):
-        logits = watch.ready(engine.answer(prefix, ids, batch.lengths.reshape(pictures, -1)))
+        if shared.max_new_tokens is None:
+            logits = watch.ready(engine.answer(prefix, ids, lengths))
+        else:
+            end = (shared.end_id, shared.max_new_tokens)
+            logits, said = engine.generate(prefix, ids, lengths, *end)
+            said = said.reshape(g, q)
     kept = np.where(handed.index < 0, n, handed.index).reshape(g, -1, setting.budget)
-    return Answers(logits.reshape(g, q, -1), kept)
+    return Answers(logits.reshape(g, q, -1), kept, said)
 
 
 def _answer_inside(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from experiments.harness.errors import InputError
+from experiments.harness.questions import Question
 from experiments.scoring.answer import Answer, Scores
 
 if TYPE_CHECKING:
@@ -63,7 +64,25 @@ class Example:
         """The right choice as scorers spell it: ``yes``, ``no`` or a letter; empty if open."""
         if self.label is None:
             return ""
-        return self.choices[self.label][-1] if self.label < len(self.choices) else LETTERS[self.label]
+        return (
+            self.choices[self.label][-1] if self.label < len(self.choices) else LETTERS[self.label]
+        )
+
+    @property
+    def question(self) -> Question:
+        """What is to be known of it when its answer is scored."""
+        return Question(
+            key=self.key,
+            image=self.image,
+            text=self.user_text,
+            split=self.split,
+            category=self.category,
+            group=self.group,
+            choices=tuple(spellings[0] for spellings in self.choices),
+            right=self.right,
+            options=self.options,
+            references=self.references,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +127,7 @@ class Dataset:
         for image in self.images:
             content = self.image_digest(image)
             if content is None and not allow_missing:
-                raise InputError(
-                    f"question {first[image]}: picture {image} is not in {self.place}"
-                )
+                raise InputError(f"question {first[image]}: picture {image} is not in {self.place}")
             total.update(f"{image} {content}\n".encode())
         return total.hexdigest()
 
@@ -184,3 +201,8 @@ class Benchmark:
     lettered: bool = False
     open: bool = False
     flags: Mapping[str, OwnFlag] = dataclasses.field(default_factory=dict)
+
+    @property
+    def default_route(self) -> str:
+        """The way answers are had if ``--route`` is not given."""
+        return "generate" if self.open else "first_token"

@@ -11,8 +11,17 @@ from typing import Any
 
 import tqdm
 
-from experiments.harness import batching, evidence, flags, plan, records, relevance, runner
-from experiments.harness.benchmark import Benchmark, Dataset
+from experiments.harness import (
+    batching,
+    evidence,
+    flags,
+    plan,
+    questions,
+    records,
+    relevance,
+    runner,
+)
+from experiments.harness.benchmark import SCENES, Benchmark, Dataset, Request
 from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError, InterruptedRunError, UsageError
 from experiments.harness.features import FeatureCache
@@ -20,6 +29,7 @@ from experiments.harness.folder import RunFolder
 from experiments.harness.grid import Setting, check, settings
 from experiments.harness.source import Source, find
 from experiments.harness.stopwatch import Stopwatch
+from experiments.reading import opening
 from llava_jax import prompts
 
 
@@ -67,29 +77,70 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
         UsageError: a flag's value does not fit the model or the pruners.
         InputError: weights, data or run folder refused.
     """
-    if config.options != "valid" and not benchmark.lettered:
-        raise UsageError(f"--options={config.options}: {benchmark.name} has no lettered options")
+    route = check_answers(benchmark, config)
     check(config)
     source = find(config.model, config.dtype, offline=config.offline)
     grid = settings(config, source.cfg.vision.num_tokens)
-    limit = config.limit or benchmark.default_limit(config.data)
     with watch.stage("read questions"):
-        dataset = benchmark.load(config.data, limit)
+        dataset = read(benchmark, config)
         work = plan.make(batching.group_by_image(dataset.examples), grid, source)
     if config.dry_run:
         print(plan.describe(work, grid, source, dataset.source))
         return None
     _check_answers(dataset, source)
     with watch.stage("digests of data and weights"):
-        identity = _identity(benchmark, config, source, dataset)
+        identity = _identity(benchmark, config, source, dataset, route)
         clip = relevance.find(config, source) if any(map(_reads_clip, grid)) else None
         reads = {} if clip is None else {"clip": clip.identity()}
     folders = tuple(
         _open(setting, config, identity | (reads if _reads_clip(setting) else {}), work, source)
         for setting in grid
     )
-    inputs = runner.Inputs(work, dataset, source, clip, config, _cache(config, identity), watch)
+    asked = (example.question for example in dataset.examples)
+    questions.write(pathlib.Path(config.out), identity["data"]["sha256"], asked)
+    said = _max_new_tokens(benchmark, config) if route == "generate" else None
+    cache = _cache(config, identity)
+    inputs = runner.Inputs(work, dataset, source, clip, config, said, cache, watch)
     return Work(grid, folders, inputs)
+
+
+def check_answers(benchmark: Benchmark, config: RunConfig) -> str:
+    """Return the way answers are had.
+
+    Raises:
+        UsageError: flags about answers that do not go together.
+    """
+    name, route = benchmark.name, config.route or benchmark.default_route
+    if config.options != "valid" and not benchmark.lettered:
+        raise UsageError(f"--options={config.options}: {name} has no lettered options")
+    if config.options != "valid" and config.mode != "paper":
+        raise UsageError(
+            f"--options={config.options}: a right answer may be none of them, which only "
+            "--mode=paper admits"
+        )
+    if route == "first_token" and benchmark.open:
+        raise UsageError(f"--route=first_token: the answers of {name} are open; use generate")
+    if route == "first_token" and config.max_new_tokens:
+        raise UsageError("--max_new_tokens is of --route=generate")
+    return route
+
+
+def read(benchmark: Benchmark, config: RunConfig) -> Dataset:
+    """Return the questions that the flags ask for."""
+    limit = config.limit or (benchmark.scenes_limit if config.data == SCENES else None)
+    request = Request(
+        data=config.data,
+        limit=limit,
+        prompt_style=config.prompt_style,
+        options=config.options,
+        offline=config.offline,
+        own=config.own,
+    )
+    return opening.load(benchmark, request)
+
+
+def _max_new_tokens(benchmark: Benchmark, config: RunConfig) -> int:
+    return config.max_new_tokens or benchmark.max_new_tokens
 
 
 def answer(work: Work, then: Callable[[], None] = lambda: None) -> Outcome:
@@ -174,7 +225,7 @@ class _Progress:
 
 def _check_answers(dataset: Dataset, source: Source) -> None:
     """Refuse a tokenizer that cannot tell the answers apart, before the weights are loaded."""
-    for choices in dict.fromkeys(example.choices for example in dataset.examples):
+    for choices in dict.fromkeys(e.choices for e in dataset.examples if e.choices):
         try:
             ids = [source.tokenizer.answer_ids(spellings) for spellings in choices]
         except ValueError as error:
@@ -185,12 +236,15 @@ def _check_answers(dataset: Dataset, source: Source) -> None:
 
 
 def _identity(
-    benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset
+    benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset, route: str
 ) -> dict[str, Any]:
     """Return all that decides the answers of every setting."""
     first = dataset.examples[0]
     before, after = prompts.vicuna_v1(first.user_text)
     data = dataset.digest(allow_missing=config.allow_failed)
+    confidence: dict[str, Any] = {"route": route, "choices_of_row_0": first.choices}
+    if route == "generate":
+        confidence["max_new_tokens"] = _max_new_tokens(benchmark, config)
     return {
         "schema": records.SCHEMA,
         "benchmark": benchmark.name,
@@ -204,9 +258,11 @@ def _identity(
             "template": "vicuna_v1",
             "before": source.tokenizer.first(before),
             "after_of_row_0": source.tokenizer.rest(after),
+            "style": config.prompt_style,
         },
+        **({"own": dict(config.own)} if config.own else {}),
         "preprocessing": f"{config.preprocessing}-pillow-bicubic-{source.cfg.vision.image_size}",
-        "confidence": {"route": "first_token", "choices_of_row_0": first.choices},
+        "confidence": confidence,
     }
 
 

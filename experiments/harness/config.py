@@ -18,7 +18,7 @@ class RunConfig:
 
     Attributes:
         model: folder, hub id or ``pocket``.
-        data: folder or ``scenes``.
+        data: folder, hub id or ``scenes``.
         clip: folder or hub id of a dual encoder, None for the one beside the model.
         relevant: whether patches that matter to a question are ``similar`` or ``dissimilar`` to it
             in that encoder; None for what its config.json says.
@@ -30,7 +30,12 @@ class RunConfig:
         order: how kept tokens are handed over, ``raster`` or ``selection``.
         positions: ``contiguous`` or ``original``.
         mode: ``default`` or ``paper`` statistics.
+        route: ``first_token``, ``generate``, or None for the benchmark's default.
+        max_new_tokens: of a generated answer, None for the benchmark's default.
+        prompt_style: ``llava`` or ``lmms``.
         options: ``valid`` options of a lettered question, or always ``abcd``.
+        own: values of the benchmark's own flags.
+        predictions: file of answers to be scored without a model; None for a run.
         dtype: of the model, None for the default.
         preprocessing: ``pad`` or ``center_crop``.
         out: run folder.
@@ -54,7 +59,12 @@ class RunConfig:
     order: str
     positions: str
     mode: Literal["default", "paper"]
+    route: str | None
+    max_new_tokens: int | None
+    prompt_style: str
     options: str
+    own: Mapping[str, str]
+    predictions: str | None
     dtype: str | None
     preprocessing: images.Mode
     out: str

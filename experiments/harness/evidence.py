@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from experiments.harness.answering import Answers
 from experiments.harness.folder import RunFolder
 from experiments.harness.grid import Setting
 from experiments.harness.source import Source
-from llava_jax import prompts
+from llava_jax import generation, prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,51 +53,72 @@ def to_records(
     Returns:
         (rows, rows that failed), in the order of the plan.
     """
-    evidence, tokens = _evidence(answers.logits, ready.batch, source.tokenizer)
-    num_tokens = source.cfg.vision.num_tokens
-    rows, failures = [], []
+    read = _evidence(answers.logits, ready.batch, source.tokenizer)
+    num_tokens, rows, failures = source.cfg.vision.num_tokens, [], []
     for g, group in enumerate(ready.batch.groups):
         masks = [records.pack_mask(kept, num_tokens) for kept in answers.kept[g]]
         for q, question in enumerate(group.questions):
-            masses, total = (x[g, q].tolist() for x in evidence[question[0].choices])
-            reason = ready.unreadable.get(group.image)
-            if not reason and not np.isfinite([*masses, total]).all():
-                reason = f"the answers' log masses are not finite: {masses}"
+            found = _evidence_of(read, answers.said, question[0].choices, g, q, source.tokenizer)
+            reason = ready.unreadable.get(group.image) or _not_finite(found)
+            kept = masks[q if len(masks) > 1 else 0]
             for row in question:
                 if row.key in job.done:
                     continue
+                asked = {"key": row.key, "image": row.image, "run": job.folder.run}
                 if reason:
-                    failures.append(records.Failure(row.key, row.image, reason, job.folder.run))
+                    failures.append(records.Failure(**asked, reason=reason))
                     continue
-                rows.append(
-                    records.Record(
-                        key=row.key,
-                        image=row.image,
-                        split=row.split,
-                        label=row.label,
-                        log_masses=tuple(masses),
-                        answer_log_mass=total,
-                        token=int(tokens[g, q]),
-                        text=None,
-                        budget=job.setting.budget,
-                        kept=masks[q if len(masks) > 1 else 0],
-                        run=job.folder.run,
-                    )
-                )
+                own = {"split": row.split, "label": row.label, "budget": job.setting.budget}
+                rows.append(records.Record(**asked, **own, kept=kept, **found))
     return rows, failures
 
 
-def _evidence(
-    logits: jax.Array, batch: batching.ImageBatch, tokenizer: prompts.Tokenizer
-) -> tuple[dict[Any, tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Return choices → (log masses float32[G, Q, C], their total [G, Q]), and first tokens [G, Q].
+def _evidence_of(
+    read: _Read,
+    said: generation.Generated | None,
+    choices: tuple[tuple[str, ...], ...],
+    g: int,
+    q: int,
+    tokenizer: prompts.Tokenizer,
+) -> dict[str, Any]:
+    """Return the fields of a record that come from the model."""
+    masses, total = read.masses[choices] if choices else (None, None)
+    found = {
+        "log_masses": () if masses is None else tuple(masses[g, q].tolist()),
+        "answer_log_mass": None if total is None else total[g, q].item(),
+        "token": read.tokens[g, q].item(),
+        "text": None,
+    }
+    if said is None:
+        return found
+    length = said.lengths[g, q]
+    text = tokenizer.text(said.ids[g, q, :length].tolist())
+    return found | {"text": text, "text_log_probs": tuple(said.log_probs[g, q, :length].tolist())}
 
-    All kinds of choices are read in one program.
-    """
-    kinds = tuple(dict.fromkeys(q[0].choices for group in batch.groups for q in group.questions))
+
+def _not_finite(found: Mapping[str, Any]) -> str | None:
+    """Return why evidence cannot be recorded, None if it can."""
+    total = found["answer_log_mass"]
+    numbers = (*found["log_masses"], *found.get("text_log_probs", ()), total or 0.0)
+    if np.isfinite(numbers).all():
+        return None
+    return f"the answers' log masses are not finite: {list(numbers)}"
+
+
+class _Read(NamedTuple):
+    """What the first token says: choices → (float32[G, Q, C], float32[G, Q]), and int[G, Q]."""
+
+    masses: dict[tuple[tuple[str, ...], ...], tuple[np.ndarray, np.ndarray]]
+    tokens: np.ndarray
+
+
+def _evidence(logits: jax.Array, batch: batching.ImageBatch, tokenizer: prompts.Tokenizer) -> _Read:
+    """Read all kinds of choices in one program."""
+    asked = [question[0].choices for group in batch.groups for question in group.questions]
+    kinds = tuple(dict.fromkeys(choices for choices in asked if choices))
     id_sets = tuple(tuple(map(tokenizer.answer_ids, choices)) for choices in kinds)
     masses, tokens = jax.device_get(_read_answers(logits, id_sets))
-    return dict(zip(kinds, masses, strict=True)), tokens
+    return _Read(dict(zip(kinds, masses, strict=True)), tokens)
 
 
 @functools.partial(jax.jit, static_argnames="id_sets")

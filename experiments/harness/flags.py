@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from experiments.harness import pruners
+from experiments.harness.benchmark import SCENES, Benchmark
 from experiments.harness.config import FULL, RunConfig
 from experiments.harness.errors import UsageError
 
@@ -74,10 +75,29 @@ def _hyperparameters() -> dict[str, dict[str, pruners.Hyperparameter]]:
     return fields
 
 
-def define(benchmark: str) -> None:
+def define(benchmark: Benchmark) -> None:
     """Define the flags of a benchmark's command line."""
+    _define_inputs(benchmark)
+    _define_grid()
+    _define_answers(benchmark)
+    flags.DEFINE_string("out", f"runs/{benchmark.name}", "run folder; the same command resumes")
+    flags.DEFINE_bool("fork", False, "new folder where the setting's folder holds another run")
+    flags.DEFINE_bool("allow_failed", False, "go on past unreadable pictures and report the rest")
+    flags.DEFINE_bool("offline", False, "open no network connection")
+    flags.DEFINE_bool("dry_run", False, "print the plan and its costs, and stop")
+    flags.DEFINE_string("cache", _cache_folder(), "folder of programs and features; may be deleted")
+    flags.DEFINE_float(
+        "cache_gib", 8.0, "of vision features kept there; 0 keeps none", lower_bound=0.0
+    )
+
+
+def _define_inputs(benchmark: Benchmark) -> None:
+    """Define the flags that say what is read."""
     flags.DEFINE_string("model", "pocket", "folder, hub id, or pocket (the embedded model)")
-    flags.DEFINE_string("data", "scenes", "folder, or scenes (the embedded pictures)")
+    flags.DEFINE_string(
+        *("data", SCENES),
+        f"folder, hub id such as {benchmark.hub_id}[@revision], or scenes (embedded pictures)",
+    )
     flags.DEFINE_string(
         "clip", None, "dual encoder of pruners that read the question (default: the model's clip/)"
     )
@@ -85,6 +105,16 @@ def define(benchmark: str) -> None:
         *("relevant", None, ["dissimilar", "similar"]),
         "patches that matter to a question, to its text there (default: OpenAI's are dissimilar)",
     )
+    flags.DEFINE_integer("limit", None, "pictures, from the first", lower_bound=1)
+    flags.DEFINE_string(
+        "predictions", None, "JSON lines of key or question_id, and text, to score; no model is run"
+    )
+    for name, flag in benchmark.flags.items():
+        flags.DEFINE_enum(name, flag.values[0], list(flag.values), flag.help)
+
+
+def _define_grid() -> None:
+    """Define the flags whose values are a grid."""
     _define_list("pruner", FULL, str, f"of {', '.join(pruners.hyperparameters())}")
     _define_list("budget", "128", int, "visual tokens to keep; none ignores it")
     _define_list("seed", "0", "seed", "of stochastic pruners")
@@ -92,12 +122,27 @@ def define(benchmark: str) -> None:
         kind = next(iter(parameters.values())).kind
         owners = ", ".join(f"{name} (default {p.default})" for name, p in parameters.items())
         _define_list(field, None, kind, f"hyper-parameter of {owners}")
-    flags.DEFINE_integer("limit", None, "pictures, from the first", lower_bound=1)
+
+
+def _define_answers(benchmark: Benchmark) -> None:
+    """Define the flags that say how questions are asked and answers measured."""
     flags.DEFINE_enum("order", "raster", ["raster", "selection"], "of kept tokens")
     flags.DEFINE_enum(
         "positions", "contiguous", ["contiguous", "original"], "renumber kept tokens or not"
     )
     flags.DEFINE_enum("mode", "default", ["default", "paper"], "statistics: right, or the paper's")
+    flags.DEFINE_enum(
+        *("route", None, ["first_token", "generate"]),
+        f"read the first token, or let the model speak (default: {benchmark.default_route})",
+    )
+    flags.DEFINE_integer(
+        *("max_new_tokens", None),
+        f"of a generated answer (default: {benchmark.max_new_tokens})",
+        lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "prompt_style", "llava", ["llava", "lmms"], "whose words stand around a question"
+    )
     flags.DEFINE_enum(
         "options", "valid", ["valid", "abcd"], "lettered options: those a question has, or A-D"
     )
@@ -106,15 +151,6 @@ def define(benchmark: str) -> None:
     )
     flags.DEFINE_enum(
         "preprocessing", "pad", ["pad", "center_crop"], "pad: LLaVA's; center_crop: Hugging Face's"
-    )
-    flags.DEFINE_string("out", f"runs/{benchmark}", "run folder; the same command resumes")
-    flags.DEFINE_bool("fork", False, "new folder where the setting's folder holds another run")
-    flags.DEFINE_bool("allow_failed", False, "go on past unreadable pictures and report the rest")
-    flags.DEFINE_bool("offline", False, "open no network connection")
-    flags.DEFINE_bool("dry_run", False, "print the plan and its costs, and stop")
-    flags.DEFINE_string("cache", _cache_folder(), "folder of programs and features; may be deleted")
-    flags.DEFINE_float(
-        "cache_gib", 8.0, "of vision features kept there; 0 keeps none", lower_bound=0.0
     )
 
 
@@ -134,8 +170,8 @@ def _flat(name: str) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(value for part in _value(name) for value in part))
 
 
-def run_config() -> RunConfig:
-    """Return what the parsed flags say.
+def run_config(benchmark: Benchmark) -> RunConfig:
+    """Return what the parsed flags of a benchmark's command line say.
 
     Raises:
         UsageError: a pruner that does not exist.
@@ -150,13 +186,14 @@ def run_config() -> RunConfig:
         budgets=_flat("budget"),
         seeds=_flat("seed"),
         hyperparameters=given,
+        own={name: _value(name) for name in benchmark.flags},
         **{name: _value(name) for name in _PLAIN},
     )
 
 
 _PLAIN = (
     *("model", "data", "clip", "relevant", "limit", "order", "positions"),
-    *("mode", "options", "dtype"),
+    *("mode", "route", "max_new_tokens", "prompt_style", "options", "predictions", "dtype"),
     *("preprocessing", "out", "fork", "allow_failed", "offline", "dry_run", "cache", "cache_gib"),
 )
 
@@ -169,6 +206,7 @@ def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:
         setting: ``Setting.describe()``.
     """
     lines = {name: getattr(config, name) for name in _PLAIN if name not in _ONE_OFF}
+    lines |= config.own
     lines |= setting if setting["pruner"] != FULL else {"pruner": FULL}  # without the budget N
     return "".join(
         f"--{name}={str(value).lower() if isinstance(value, bool) else value}\n"

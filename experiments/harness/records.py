@@ -38,28 +38,32 @@ class Record:
         key: the question, unique within the benchmark.
         image: its picture.
         split: the part of the benchmark it is reported in.
-        label: index of the right answer.
-        log_masses: log of the full softmax's mass on each answer's tokens.
-        answer_log_mass: log of the mass on all answers together.
+        label: index of the right answer, beyond log_masses if it is none of them; None if the
+            question is open.
+        log_masses: log of the full softmax's mass on each answer's tokens; none if it is open.
+        answer_log_mass: log of the mass on all answers together; None if it is open.
         token: id of the most probable first token.
         text: generated text, None on the first-token route.
         budget: tokens asked for, K.
         kept: base64 of the kept tokens' bit mask, the first token the highest bit, CLS behind the
             last one; a token made of others has no bit of its own after a cut in the decoder.
         run: first 16 hex digits of the run's fingerprint.
+        text_log_probs: log probability of each generated token, the end token included if it was
+            said; None, and no field of the line, on the first-token route.
     """
 
     key: str
     image: str
     split: str
-    label: int
+    label: int | None
     log_masses: tuple[float, ...]
-    answer_log_mass: float
+    answer_log_mass: float | None
     token: int
     text: str | None
     budget: int
     kept: str
     run: str
+    text_log_probs: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +112,8 @@ def to_line(row: Record | Failure) -> bytes:
         ValueError: a number is not finite.
     """
     fields = {"v": SCHEMA} | dataclasses.asdict(row)
+    if fields.get("text_log_probs", ()) is None:
+        del fields["text_log_probs"]
     body = canonical(fields)
     return body[:-1] + _CRC + f'{zlib.crc32(body):08x}"}}\n'.encode()
 
@@ -140,13 +146,18 @@ def read_records(folder: pathlib.Path) -> dict[str, Record]:
     found: dict[str, Record] = {}
     for file in sorted(folder.glob("records-*.jsonl")):
         for fields in read(file):
-            record = Record(**fields | {"log_masses": tuple(fields["log_masses"])})
+            record = Record(**fields | _tuples(fields))
             first = found.setdefault(record.key, record)
             if first != record:
                 raise InputError(f"{file}: two different records of {record.key}")
     if len(runs := {record.run for record in found.values()}) > 1:
         raise InputError(f"{folder}: records of several runs: {sorted(runs)}")
     return found
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Return the fields that JSON turned into lists."""
+    return {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
 
 
 class Writer:

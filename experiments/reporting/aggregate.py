@@ -8,26 +8,48 @@ import json
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 import calibration.report
-from experiments.harness import records
+from experiments.harness import questions, records
 from experiments.reporting import predictions
+from experiments.scoring import Answer, Scores
 
 RESULTS = "results.json"
 METRICS = {*calibration.COLUMNS, *calibration.VALUE_ONLY}
 _BOOTSTRAP_SEED = 0
 _REALISED = {"visual_tokens", "tflop"}
 _ENTRY = {"setting", "run", "records", "mode", "n", "images", "failed", "seed", "splits"}
+_SCORED = {"route", "scores"}
+
+
+class Scorer(Protocol):
+    """A benchmark's tools."""
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names, in the order of the tables."""
+
+    @property
+    def correct_by(self) -> str:
+        """The tool that ``correct`` follows."""
+
+    def score(self, answers: Sequence[Answer], /) -> Scores:
+        """Return each tool's numbers."""
+        ...
+
+    def correct(self, answer: Answer, /) -> bool:
+        """Return whether a generated answer is right."""
+        ...
 
 
 def results(
     out: pathlib.Path,
     folders: Sequence[pathlib.Path],
-    splits: Sequence[str],
+    scorer: Scorer,
     mode: calibration.report.Mode,
 ) -> dict[str, Any]:
     """Evaluate the settings of a run folder and write results.json.
@@ -38,7 +60,7 @@ def results(
     Args:
         out: the run folder.
         folders: settings to report even if rows failed.
-        splits: names, in the order of the tables.
+        scorer: the benchmark.
         mode: ``default`` or ``paper`` statistics.
 
     Returns:
@@ -51,14 +73,20 @@ def results(
         if records.read_records(folder):
             state = _state(folder)
             entry = known.get((folder.name, state, mode)) if state else None
-            entries.append(entry or _evaluate(folder, state, splits, mode))
+            entries.append(entry or _evaluate(folder, state, scorer, mode))
     content = {"settings": entries, "over_seeds": over_seeds(entries)}
     records.write_atomically(out / RESULTS, content)
     return content
 
 
 def compile_ahead(
-    num_rows: int, num_choices: int, num_images: int, num_splits: int, mode: calibration.report.Mode
+    num_rows: int,
+    num_choices: int,
+    num_images: int,
+    num_splits: int,
+    mode: calibration.report.Mode,
+    *,
+    generated: bool = False,
 ) -> None:
     """Compile what ``results`` will run, into the persistent cache.
 
@@ -68,10 +96,16 @@ def compile_ahead(
         num_images: pictures.
         num_splits: parts of the benchmark.
         mode: ``default`` or ``paper`` statistics.
+        generated: whether answers are texts.
     """
     with on_host():
         calibration.report.lower(
-            num_rows, num_choices, num_groups=num_images, num_splits=num_splits, mode=mode
+            num_rows,
+            2 if generated else num_choices,
+            num_groups=num_images,
+            num_splits=num_splits,
+            mode=mode,
+            predicted=generated,
         ).compile()
 
 
@@ -88,7 +122,8 @@ def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
     """Return the settings of the last results.json that have today's metrics."""
     try:
         entries = json.loads((out / RESULTS).read_text())["settings"]
-        return [e for e in entries if set(e["metrics"]) == METRICS and set(e) >= _ENTRY | _REALISED]
+        needed = _ENTRY | _REALISED | _SCORED
+        return [e for e in entries if set(e["metrics"]) == METRICS and set(e) >= needed]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -100,29 +135,68 @@ def _state(folder: pathlib.Path) -> str | None:
 
 
 def _evaluate(
-    folder: pathlib.Path, state: str | None, splits: Sequence[str], mode: calibration.report.Mode
+    folder: pathlib.Path, state: str | None, scorer: Scorer, mode: calibration.report.Mode
 ) -> dict[str, Any]:
     """Compute one setting's entry of results.json."""
-    run, rows = predictions.read_run(folder), predictions.load(folder, splits)
+    run, rows = predictions.read_run(folder), tuple(records.read_records(folder).values())
+    identity = run["identity"]
+    asked = questions.read(folder.parent, identity["data"]["sha256"])
+    answers = {row.key: asked[row.key].answered(_text(row, asked[row.key])) for row in rows}
     return {
         "setting": folder.name,
         **run["setting"],
         "run": _same_but_for_the_seed(run),
-        "failed": run["expected"]["rows"] - len(rows.label),
+        "failed": run["expected"]["rows"] - len(rows),
         "mode": mode,
         "records": state,
         **_realised(run["plan"]),
-        **entry(
-            rows.log_masses,
-            rows.label,
-            rows.answer_log_mass,
-            valid=rows.valid,
-            group=rows.image,
-            split=rows.split,
-            splits=splits,
-            mode=mode,
-        ),
+        "route": identity["confidence"]["route"],
+        "scores": scorer.score([answers[key] for key in asked if key in answers]),
+        **_measured(rows, answers, scorer, identity["confidence"]["route"], mode),
     }
+
+
+def _text(row: records.Record, question: questions.Question) -> str:
+    """Return what was said; on the first-token route the likeliest choice."""
+    if row.text is not None:
+        return row.text
+    return question.choices[int(np.argmax(row.log_masses))]
+
+
+def _measured(
+    rows: Sequence[records.Record],
+    answers: Mapping[str, Answer],
+    scorer: Scorer,
+    route: str,
+    mode: calibration.report.Mode,
+) -> dict[str, Any]:
+    """Return metrics: of the choices, or of the texts by each of their two confidences."""
+    splits = scorer.splits
+    if route == "first_token":
+        return _entry(predictions.of_first_token(rows, splits), splits, mode)
+    right = {key: scorer.correct(answer) for key, answer in answers.items()}
+    whole, per_token = (
+        _entry(predictions.of_text(rows, splits, right, per_token=each), splits, mode)
+        for each in (False, True)
+    )
+    found = {"metrics": per_token["metrics"], "splits": per_token["splits"]}
+    return {"correct_by": scorer.correct_by, **whole, "per_token": found}
+
+
+def _entry(
+    rows: predictions.Predictions, splits: Sequence[str], mode: calibration.report.Mode
+) -> dict[str, Any]:
+    return entry(
+        rows.log_masses,
+        rows.label,
+        rows.answer_log_mass,
+        prediction=rows.prediction,
+        valid=rows.valid,
+        group=rows.image,
+        split=rows.split,
+        splits=splits,
+        mode=mode,
+    )
 
 
 def _realised(plan: Mapping[str, Any]) -> dict[str, float | None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,17 @@ class Predictions:
         answer_log_mass: float32[E].
         image: int32[E], 0 … number of pictures − 1, the unit of resampling.
         split: int32[E], index into the names given.
+        prediction: int32[E], the choice taken for the answer; None is the likeliest.
     """
 
     key: tuple[str, ...]
     log_masses: np.ndarray
     valid: np.ndarray
     label: np.ndarray
-    answer_log_mass: np.ndarray
+    answer_log_mass: np.ndarray | None
     image: np.ndarray
     split: np.ndarray
+    prediction: np.ndarray | None = None
 
 
 def read_run(folder: pathlib.Path) -> dict[str, Any]:
@@ -42,27 +45,81 @@ def read_run(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def load(folder: pathlib.Path, splits: Sequence[str]) -> Predictions:
-    """Read a setting's records.
-
-    Args:
-        folder: of the setting.
-        splits: names, in the order of the tables.
+    """Read a setting's records as first tokens; see ``of_first_token``.
 
     Raises:
         InputError: contradicting records.
     """
-    rows = sorted(records.read_records(folder).values(), key=lambda row: row.key)
-    num_choices = max(len(row.log_masses) for row in rows)
+    return of_first_token(tuple(records.read_records(folder).values()), splits)
+
+
+def of_first_token(rows: Sequence[records.Record], splits: Sequence[str]) -> Predictions:
+    """Return what first tokens say of the choices.
+
+    Args:
+        rows: of questions with choices, in any order.
+        splits: names, in the order of the tables.
+    """
+    rows = sorted(rows, key=lambda row: row.key)
+    label = np.array([row.label for row in rows], np.int32)
+    num_choices = max(int(label.max()) + 1, *(len(row.log_masses) for row in rows))
     log_masses = np.full((len(rows), num_choices), -np.inf, np.float32)
     for masses, row in zip(log_masses, rows, strict=True):
         masses[: len(row.log_masses)] = row.log_masses
-    images = {image: index for index, image in enumerate(sorted({row.image for row in rows}))}
     return Predictions(
         key=tuple(row.key for row in rows),
         log_masses=log_masses,
         valid=np.isfinite(log_masses),
-        label=np.array([row.label for row in rows], np.int32),
+        label=label,
         answer_log_mass=np.array([row.answer_log_mass for row in rows], np.float32),
-        image=np.array([images[row.image] for row in rows], np.int32),
+        image=_numbered(rows),
         split=np.array([splits.index(row.split) for row in rows], np.int32),
     )
+
+
+def of_text(
+    rows: Sequence[records.Record],
+    splits: Sequence[str],
+    right: Mapping[str, bool],
+    *,
+    per_token: bool,
+) -> Predictions:
+    """Return what generated answers say of themselves: the event that the text is right.
+
+    Choice 0 is that it is, with mass c, choice 1 that it is not, with 1 − c; c is the text's
+    probability Π pₜ, or its geometric mean over the M tokens, (Π pₜ)^(1/M), the end token
+    included. A c of 1 is the float32 below it: the loss of an error is large, not infinite.
+
+    Args:
+        rows: in any order.
+        splits: names, in the order of the tables.
+        right: key → whether the text is right.
+        per_token: take the geometric mean.
+    """
+    rows = sorted(rows, key=lambda row: row.key)
+    total = np.array([_log_confidence(row, per_token=per_token) for row in rows])
+    confidence = np.minimum(np.exp(total), np.nextafter(np.float32(1), np.float32(0)))
+    log_masses = np.stack([np.log(confidence), np.log1p(-confidence)], axis=1)
+    return Predictions(
+        key=tuple(row.key for row in rows),
+        log_masses=log_masses.astype(np.float32),
+        valid=np.ones(log_masses.shape, bool),
+        label=np.array([0 if right[row.key] else 1 for row in rows], np.int32),
+        answer_log_mass=None,
+        image=_numbered(rows),
+        split=np.array([splits.index(row.split) for row in rows], np.int32),
+        prediction=np.zeros(len(rows), np.int32),
+    )
+
+
+def _log_confidence(row: records.Record, *, per_token: bool) -> float:
+    """Return the log of a text's confidence; no smaller than float32 can say."""
+    log_probs = row.text_log_probs or (0.0,)
+    total = math.fsum(log_probs) / (len(log_probs) if per_token else 1)
+    return max(total, math.log(np.finfo(np.float32).tiny))
+
+
+def _numbered(rows: Sequence[records.Record]) -> np.ndarray:
+    """Return int32[E], the number of each row's picture."""
+    numbers = {image: index for index, image in enumerate(sorted({row.image for row in rows}))}
+    return np.array([numbers[row.image] for row in rows], np.int32)

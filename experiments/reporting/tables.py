@@ -82,6 +82,26 @@ def _interval(metrics: Mapping[str, Any], column: tuple[str, str, int, int]) -> 
     return f"[{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
 
 
+def render_scores(entries: Sequence[tuple[str, Mapping[str, Mapping[str, float]]]]) -> str:
+    """Return what each tool says of each setting, parts (names with a dot) left out.
+
+    Args:
+        entries: name of a setting and its scores, tool → name → number.
+    """
+    names = dict.fromkeys(
+        (tool, name)
+        for _, scores in entries
+        for tool, numbers in scores.items()
+        for name in numbers
+        if "." not in name
+    )
+    lines = [["scores by", *(tool for tool, _ in names)], ["", *(name for _, name in names)]]
+    for setting, scores in entries:
+        values = (scores.get(tool, {}).get(name) for tool, name in names)
+        lines.append([setting, *("–" if x is None else f"{x:.4g}" for x in values)])
+    return _align(lines)
+
+
 def render_over_seeds(entries: Sequence[Mapping[str, Any]]) -> str:
     """Return mean ± standard deviation of settings run with several seeds; empty if none was."""
     if not entries:

@@ -78,7 +78,6 @@ def score(answers: Sequence[Answer]) -> Scores:
     """
     if not answers:
         return {}
-
     llava = _llava(answers) | per_part(answers, _split, _llava)
     if by_split := [_llava(rows) for rows in parts(answers, _split).values()]:
         for name in ("accuracy", "f1"):

@@ -22,9 +22,9 @@ def test_the_command_line_needs_no_jax():
 import sys
 from experiments import pope
 from experiments.harness import flags
-flags.define("pope")
+flags.define(pope.BENCHMARK)
 flags.FLAGS(["pope", "--pruner=scope", "--alpha=0,1"])
-assert flags.run_config().hyperparameters == {"alpha": (0.0, 1.0)}
+assert flags.run_config(pope.BENCHMARK).hyperparameters == {"alpha": (0.0, 1.0)}
 slow = {"jax", "flax", "optax", "chex", "transformers", "datasets"} & sys.modules.keys()
 assert not slow, slow
 """

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from experiments import pope
+from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError
+from experiments.reading import opening
 from llava_jax import images, prompts
 
 
@@ -14,9 +16,14 @@ def entries(fixtures_dir):
     return [entry for entry in content["entries"] if entry["path"].startswith("pope")]
 
 
+def load(data):
+    return opening.load(pope.BENCHMARK, Request(data=str(data)))
+
+
 def read_all(folder):
-    """Load a folder and open every picture, as a run does."""
-    dataset = pope.load(str(folder))
+    """Load a folder, hash it and open every picture, as a run does."""
+    dataset = load(folder)
+    dataset.digest(allow_missing=True)
     for example in dataset.examples:
         try:
             dataset.read_image(example.image)
@@ -48,7 +55,7 @@ def test_user_texts_equal_llava(fixtures_dir):
         for row in json.loads((fixtures_dir / "golden" / "prompts.json").read_text())
         if row["benchmark"] == "pope"
     }
-    got = {e.key: e.user_text for e in pope.load(str(fixtures_dir / "raw" / "pope")).examples}
+    got = {e.key: e.user_text for e in load(fixtures_dir / "raw" / "pope").examples}
     assert want
     assert {key: got[key] for key in want} == want
 
@@ -75,18 +82,18 @@ def test_broken_files_are_refused_by_name(fixtures_dir):
 
 def test_missing_folders_are_named(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        pope.load(str(tmp_path / "nowhere"))
+        load(tmp_path / "nowhere")
     with pytest.raises(InputError, match="coco_pope"):
-        pope.load(str(tmp_path))
+        load(tmp_path)
     (tmp_path / "coco").mkdir()
     row = {"question_id": 1, "image": "a.jpg", "text": "Is there a cat?", "label": "yes"}
     (tmp_path / "coco" / "coco_pope_random.json").write_text(json.dumps(row))
     with pytest.raises(InputError, match="val2014"):
-        pope.load(str(tmp_path))
+        load(tmp_path).digest()
 
 
 def test_scenes_follow_the_protocol():
-    dataset = pope.load("scenes").first_images(60)
+    dataset = load("scenes").first_images(60)
     assert len(dataset.images) == 60
     assert len(dataset.examples) == 60 * 18
     for split in pope.SPLITS:
@@ -97,5 +104,5 @@ def test_scenes_follow_the_protocol():
         for split in pope.SPLITS
     ]
     assert positives[0] == positives[1] == positives[2]
-    assert pope.load("scenes").first_images(2).digest() == dataset.first_images(2).digest()
-    assert pope.load("scenes").first_images(3).digest() != dataset.first_images(2).digest()
+    assert load("scenes").first_images(2).digest() == dataset.first_images(2).digest()
+    assert load("scenes").first_images(3).digest() != dataset.first_images(2).digest()

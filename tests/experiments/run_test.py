@@ -12,6 +12,7 @@ import pytest
 import pruning
 from experiments import pope
 from experiments.harness import answering, command, plan, records, selection
+from experiments.harness.benchmark import YES_NO
 from experiments.harness.errors import InputError, InterruptedRunError, UsageError
 from experiments.harness.grid import settings
 from experiments.harness.source import find
@@ -48,7 +49,7 @@ def read(folder):
 def test_a_grid_is_answered_and_sealed(config):
     config = dataclasses.replace(config, budgets=(4, 8))
     outcome = run(config)
-    rows = len(pope.load(config.data).examples)
+    rows = len(command.read(pope.BENCHMARK, config).examples)
     assert [folder.name for folder in outcome.folders] == [
         "none",
         "scope_k4_alpha0_gamma1_multiply",
@@ -72,8 +73,8 @@ def test_every_row_kept_what_the_pruner_chose(config):
     config = dataclasses.replace(config, pruners=("saliency", "scope"), hyperparameters={})
     outcome = run(config)
     source = find(config.model, None, offline=True)
-    engine, dataset = source.load(), pope.load(config.data)
-    yes, no = (list(source.tokenizer.answer_ids(spellings)) for spellings in pope.CHOICES)
+    engine, dataset = source.load(), command.read(pope.BENCHMARK, config)
+    yes, no = (list(source.tokenizer.answer_ids(spellings)) for spellings in YES_NO)
     prompt = np.asarray(source.tokenizer.first(prompts.vicuna_v1("")[0]))
     apply = jax.jit(model.apply, static_argnames="cfg")
     image = dataset.images[1]
@@ -119,7 +120,7 @@ def test_a_pruner_that_is_not_obeyed_fails_the_run(config, monkeypatch):
 
 def test_shared_positives_get_identical_masses_in_all_splits(config):
     outcome = run(config)
-    examples = pope.load(config.data).examples
+    examples = command.read(pope.BENCHMARK, config).examples
     for folder in outcome.folders:
         rows = read(folder)
         seen = {}
@@ -155,7 +156,7 @@ def test_kept_features_change_no_record(config, monkeypatch):
     encoded = []
     encode = Engine.encode
     monkeypatch.setattr(Engine, "encode", lambda *a: encoded.append(1) or encode(*a))
-    pictures = len(pope.load(config.data).images)
+    pictures = len(command.read(pope.BENCHMARK, config).images)
     again("-empty")
     assert len(encoded) == pictures
     again("-full")
@@ -210,7 +211,7 @@ def test_a_setting_added_later_leaves_the_others_alone(config):
     first = run(dataclasses.replace(config, pruners=("scope",)))
     before = contents(first)
     later = run(dataclasses.replace(config, pruners=("scope",), budgets=(4, 8)))
-    assert later.answered == 2 * len(pope.load(config.data).examples)
+    assert later.answered == 2 * len(command.read(pope.BENCHMARK, config).examples)
     assert {k: v for k, v in contents(later).items() if k in before} == before
 
 
@@ -245,7 +246,7 @@ def test_order_and_positions_have_folders_of_their_own(config):
     (one, other) = (read(outcome.folders[1]) for outcome in (usual, changed))
     assert all(one[key].kept == other[key].kept for key in one)
     assert any(one[key].log_masses != other[key].log_masses for key in one)
-    found = aggregate.results(out_folder(config), changed.folders, pope.SPLITS, "default")
+    found = aggregate.results(out_folder(config), changed.folders, pope.BENCHMARK, "default")
     (seeds,) = found["over_seeds"]
     assert seeds["settings"] == names[1:]
 
@@ -345,7 +346,7 @@ def test_impossible_settings_are_refused(config, change, named):
 
 def test_results_hold_every_metric_with_its_interval(config):
     outcome = run(config)
-    found = aggregate.results(out_folder(config), outcome.folders, pope.SPLITS, "default")
+    found = aggregate.results(out_folder(config), outcome.folders, pope.BENCHMARK, "default")
     names = [
         *("accuracy", "mean_confidence", "overconfidence", "ece", "brier", "nll", "aurc"),
         *("temperature", "temperature_grid", "cross_validated_ece"),
@@ -356,7 +357,7 @@ def test_results_hold_every_metric_with_its_interval(config):
     for entry in found["settings"]:
         assert sorted(entry["metrics"]) == sorted(names)
         assert list(entry["splits"]) == list(pope.SPLITS)
-        assert entry["n"] == len(pope.load(config.data).examples)
+        assert entry["n"] == len(command.read(pope.BENCHMARK, config).examples)
         rows = read(out_folder(config) / entry["setting"]).values()
         right = [int(np.argmax(row.log_masses)) == row.label for row in rows]
         accuracy = entry["metrics"]["accuracy"]
@@ -376,7 +377,7 @@ def test_results_hold_every_metric_with_its_interval(config):
     for entry in stale["settings"]:
         del entry["metrics"]["ece"]
     (out_folder(config) / "results.json").write_text(json.dumps(stale))
-    again = aggregate.results(out_folder(config), outcome.folders, pope.SPLITS, "default")
+    again = aggregate.results(out_folder(config), outcome.folders, pope.BENCHMARK, "default")
     assert again == found, "entries that lack a metric are computed anew"
     text = tables.render(found["settings"], pope.SPLITS)
     assert "scope_k4_alpha1_gamma1_multiply" in text

@@ -12,7 +12,7 @@ from experiments.harness import answering, batching, command, records
 from experiments.harness.errors import InputError, UsageError
 from experiments.harness.stopwatch import Stopwatch
 from experiments.reporting import aggregate, tables
-from llava_jax import cutting, prompts
+from llava_jax import cutting, images, prompts
 from pruning import batches
 
 INSIDE = ("fastv", "pyramiddrop", "dart", "sparsevlm")
@@ -108,7 +108,7 @@ def test_what_a_setting_comes_to_is_recorded(config):
     assert out["saliency_k4"]["plan"]["visual_tokens_per_layer"] == [4, 4, 4]
     assert inside["plan"]["flop"] > out["saliency_k4"]["plan"]["flop"]
     folders = [f.parent for f in _run_files(config)]
-    entries = aggregate.results(folders[0].parent, folders, pope.SPLITS, "default")["settings"]
+    entries = aggregate.results(folders[0].parent, folders, pope.BENCHMARK, "default")["settings"]
     assert {e["visual_tokens"] for e in entries} == {16, 8, 4}
     text = tables.render(entries, pope.SPLITS)
     assert text.splitlines()[0].split()[:3] == ["all", "n", "tokens"]
@@ -164,7 +164,7 @@ def test_saliency_of_several_layers_is_their_sum(config):
     assert folder.name == "saliency_k4_0-22"
     engine = work.inputs.source.load()
     dataset, group = work.inputs.dataset, work.inputs.plan.groups[0]
-    pixels = pope.images.preprocess(dataset.read_image(group.image), 32)[None]
+    pixels = images.preprocess(dataset.read_image(group.image), 32)[None]
     seen = engine.encode(pixels, ("saliency_by_layer",), (0, 1, 2)).saliency_by_layer
     want = np.sort(pruning.saliency_top_k(seen[0].sum(axis=0), 4))
     row = records.read_records(folder)[group.rows[0].key]

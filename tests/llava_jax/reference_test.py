@@ -10,9 +10,9 @@ from PIL import Image
 
 import calibration
 import llava_jax
-from experiments import pope, scenes
+from experiments import scenes
 from experiments.harness import batching
-from experiments.harness.benchmark import Dataset, Example
+from experiments.harness.benchmark import YES_NO, Dataset, Example
 from experiments.training import wording
 from llava_jax import checkpoint, config, engine, images, prompts, testing
 
@@ -135,12 +135,12 @@ def ask_miniatures(count):
                 choices = tuple((letter,) for letter in scenes.LETTERS[: len(row.options)])
                 text = wording.user_text(row)
                 key = f"{name}/{row.key}"
-                examples.append(Example(key, str(index), text, choices or pope.CHOICES, 0, name))
+                examples.append(Example(key, str(index), text, choices or YES_NO, 0, name))
 
     def picture(image):
         return Image.fromarray(scenes.scene(world, int(image)).image)
 
-    return Dataset(tuple(examples), picture, lambda image: image, "scenes")
+    return Dataset(tuple(examples), picture, lambda image: image, "scenes", "scenes")
 
 
 def test_pocket_gives_transformers_answers():

@@ -1,0 +1,125 @@
+"""ScienceQA-IMG: which option answers a pupil's question? (Lu et al. 2022, "Learn to Explain").
+
+    python -m experiments.scienceqa --pruner=scope --alpha=0
+    python -m experiments.scienceqa --model=llava-1.5-7b-hf --data=scienceqa --options=abcd
+
+``--data`` is a folder with ``problems.json``, ``pid_splits.json`` and the pictures in
+``images/test/``; a folder or hub id in the layout of ``lmms-lab/ScienceQA``; or ``scenes``, the
+embedded world in ScienceQA's form. The test questions that have a picture are asked; they have two
+to five options. A split is a subject; one that is none of the three is ``other``.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import application, scenes
+from experiments.harness.benchmark import Benchmark, Dataset, Example, Request
+from experiments.harness.errors import InputError
+from experiments.reading import counts, embedded, files, lettered, pictures
+from experiments.reading.tables import Tables
+from experiments.scoring import scienceqa as scoring
+
+OTHER = "other"
+SPLITS = ("natural science", "social science", "language science", OTHER)
+_ROWS = {2017: "ScienceQA-IMG's test split"}
+_COLUMNS = ("question", "choices", "answer", "hint", "subject", "category", "image")
+
+
+def _example(key: str, image: str, row: Mapping[str, Any], where: str, request: Request) -> Example:
+    """Return a question, its context above it if it has one."""
+    choices, subject = row["choices"], row["subject"]
+    if not isinstance(choices, list):
+        raise InputError(f"{where}: choices {choices!r} are not a list")
+    context = f"Context: {row['hint']}\n" if row["hint"] else ""
+    return lettered.example(
+        key,
+        image,
+        f"{context}{row['question']}",
+        [str(choice) for choice in choices],
+        row["answer"],
+        subject if subject in SPLITS else OTHER,
+        request,
+        category=str(row["category"] or ""),
+        where=where,
+    )
+
+
+def read_scenes(request: Request) -> Dataset:
+    """Ask ScienceQA's kind of questions about the embedded world, whose subject is none of its."""
+
+    def example(row: scenes.Question, image: str) -> Example:
+        return lettered.example(
+            row.key, image, row.text, row.options, row.answer, OTHER, request, category=row.part
+        )
+
+    return embedded.dataset("scienceqa", request.limit, example)
+
+
+def read_raw(folder: pathlib.Path, request: Request) -> Dataset:
+    """Read the original files."""
+    file = folder / "problems.json"
+    problems, examples = files.json_value(file, dict), {}
+    for pid in _test_pids(folder / "pid_splits.json"):
+        where = f"{file}, pid {pid}"
+        if pid not in problems:
+            raise InputError(f"{where} is not there, but pid_splits.json names it")
+        if pid in examples:
+            raise InputError(f"{where} occurs twice in pid_splits.json")
+        row = problems[pid]
+        files.require(row, _COLUMNS, where)
+        if row["image"]:
+            examples[pid] = _example(pid, f"{pid}/{row['image']}", row, where, request)
+    if not examples:
+        raise InputError(f"{file} has no test question with a picture")
+    counts.check(len(examples), _ROWS, str(folder))
+    return pictures.in_folder(list(examples.values()), folder / "images" / "test", str(folder))
+
+
+def _test_pids(file: pathlib.Path) -> list[str]:
+    """Return the ids of the test split in its order."""
+    splits = files.json_value(file, dict)
+    files.require(splits, ("test",), str(file))
+    if not isinstance(splits["test"], list):
+        raise InputError(f"{file}: test is not a list")
+    return [str(pid) for pid in splits["test"]]
+
+
+def read_hub(tables: Tables, request: Request) -> Dataset:
+    """Read the tables of ``lmms-lab/ScienceQA``; they have no ids, a question's key is its row."""
+    table = tables.open("ScienceQA-IMG", "test", _COLUMNS)
+    digests = table.digests()
+    examples = [
+        _example(str(number), image, row, f"{table.name} row {number}", request)
+        for number, (row, image) in enumerate(zip(table.rows(_COLUMNS[:-1]), digests, strict=True))
+        if image
+    ]
+    if not examples:
+        raise InputError(f"{table.name} has no question with a picture")
+    counts.check(len(examples), _ROWS, tables.name)
+
+    def content(image: str) -> bytes:
+        return table.picture(digests.index(image))
+
+    return pictures.stored(examples, content, tables.name, upright=True)
+
+
+BENCHMARK = Benchmark(
+    name="scienceqa",
+    splits=SPLITS,
+    scenes=read_scenes,
+    raw=read_raw,
+    hub=read_hub,
+    hub_id="lmms-lab/ScienceQA",
+    scenes_limit=200,
+    score=scoring.score,
+    correct=scoring.correct,
+    correct_by=scoring.CORRECT_BY,
+    lettered=True,
+)
+
+
+if __name__ == "__main__":
+    application.start(BENCHMARK)
