@@ -11,14 +11,12 @@ embedded world in GQA's form. Results are split by structural type: ``query``, `
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments import application, scenes
 from experiments.harness.benchmark import Benchmark, Dataset, Example, Request
-from experiments.harness.errors import InputError
 from experiments.reading import counts, embedded, files, pictures
 from experiments.reading.tables import Tables
 from experiments.scoring import gqa as scoring
@@ -37,20 +35,12 @@ def _example(key: str, image: str, question: str, answer: str, split: str) -> Ex
     return Example(key, image, text, (), None, split, references=(answer,))
 
 
-def _examples(rows: Iterable[tuple[str, Any]], name: str) -> list[Example]:
-    """Return the questions of rows by question id."""
-    examples: dict[str, Example] = {}
+def _examples(rows: Iterable[tuple[str, Any]], name: str) -> Iterator[Example]:
+    """Yield the questions of rows by question id."""
     for key, row in rows:
-        where = f"{name}, question {key}"
-        files.require(row, _KEYS, where)
-        if key in examples:
-            raise InputError(f"{where} occurs twice")
+        files.require(row, _KEYS, f"{name}, question {key}")
         image, question, answer = (str(row[column]) for column in _KEYS)
-        examples[key] = _example(key, _picture(image), question, answer, _split(row.get("types")))
-    if not examples:
-        raise InputError(f"{name} has no questions")
-    counts.check(len(examples), _ROWS, name)
-    return list(examples.values())
+        yield _example(key, _picture(image), question, answer, _split(row.get("types")))
 
 
 def _picture(image: str) -> str:
@@ -77,7 +67,8 @@ def read_raw(folder: pathlib.Path, request: Request) -> Dataset:
     """Read the original file."""
     del request  # LLaVA's words and lmms-eval's are the same
     file = folder if folder.is_file() else folder / _QUESTIONS
-    examples = _examples(files.json_value(file, dict).items(), str(file))
+    rows = files.json_value(file, dict).items()
+    examples = counts.checked(_examples(rows, str(file)), _ROWS, str(file))
     return pictures.in_folder(examples, file.parent / "images", str(folder))
 
 
@@ -87,16 +78,10 @@ def read_hub(tables: Tables, request: Request) -> Dataset:
     columns = ("id", *_KEYS, "types")
     asked = tables.open("testdev_balanced_instructions", _SPLIT, columns)
     shown = tables.open("testdev_balanced_images", _SPLIT, ("id", "image"))
-    examples = _examples(((str(row["id"]), row) for row in asked.rows(columns)), asked.name)
-    place = {_picture(row["id"]): number for number, row in enumerate(shown.rows(["id"]))}
-
-    def content(image: str) -> bytes:
-        return shown.picture(place[image]) if image in place else b""
-
-    found = pictures.stored(examples, content, tables.name, upright=True)
-    return dataclasses.replace(
-        found, image_digest=lambda image: found.image_digest(image) if image in place else None
-    )
+    rows = ((str(row["id"]), row) for row in asked.rows(columns))
+    examples = counts.checked(_examples(rows, asked.name), _ROWS, asked.name)
+    place = pictures.places(shown, [_picture(row["id"]) for row in shown.rows(["id"])])
+    return pictures.in_tables(examples, place, tables.name)
 
 
 BENCHMARK = Benchmark(

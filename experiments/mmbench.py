@@ -89,12 +89,7 @@ def _example(row: Mapping[str, Any], image: str, where: str, request: Request) -
 
 def _rotations(examples: Sequence[Example], name: str) -> Sequence[Example]:
     """Return the questions, no index twice, and say how many rotations they have."""
-    if not examples:
-        raise InputError(f"{name} has no questions")
-    for index, times in collections.Counter(example.key for example in examples).items():
-        if times > 1:
-            raise InputError(f"{name}, index {index} occurs {times} times")
-    counts.check(len(examples), _ROWS, name)
+    examples = counts.checked(examples, _ROWS, name)
     groups = collections.Counter(example.group for example in examples)
     sizes = sorted(collections.Counter(groups.values()).items())
     found = ", ".join(f"{groups} of {size} rows" for size, groups in sizes)
@@ -169,12 +164,8 @@ def read_hub(tables: Tables, request: Request) -> Dataset:
         _example(row, image, f"{table.name}, index {row['index']}", request)
         for row, image in zip(table.rows(columns), digests, strict=True)
     ]
-
-    def content(image: str) -> bytes:
-        return table.picture(digests.index(image))
-
     found = _rotations(examples, table.name)
-    return pictures.stored(found, content, tables.name, upright=True)
+    return pictures.in_tables(found, pictures.places(table, digests), tables.name)
 
 
 BENCHMARK = Benchmark(

@@ -59,11 +59,9 @@ def _paired(found: Mapping[str, Sequence[Example]], name: str) -> list[Example]:
     for picture, examples in found.items():
         if len(examples) != 2:
             raise InputError(f"{name}: picture {picture} has {len(examples)} questions, not 2")
-    examples = [example for pair in found.values() for example in pair]
-    if not examples:
+    if not found:
         raise InputError(f"{name} has no questions of MME's subtasks, {', '.join(SPLITS)}")
-    counts.check(len(examples), _ROWS, name)
-    return examples
+    return counts.checked((example for pair in found.values() for example in pair), _ROWS, name)
 
 
 def _warn_of_unknown(names: Sequence[str], where: str) -> None:
@@ -141,11 +139,8 @@ def read_hub(tables: Tables, request: Request) -> Dataset:
             place = (group, len(pair), image, split)
             pair.append(_example(*place, question, str(answer), where, request))
     _warn_of_unknown(splits, table.name)
-
-    def content(image: str) -> bytes:
-        return table.picture(digests.index(image))
-
-    return pictures.stored(_paired(found, table.name), content, tables.name, upright=True)
+    place = pictures.places(table, digests)
+    return pictures.in_tables(_paired(found, table.name), place, tables.name)
 
 
 BENCHMARK = Benchmark(

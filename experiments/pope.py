@@ -11,6 +11,7 @@ the embedded world in POPE's protocol.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
@@ -62,26 +63,17 @@ def read_raw(folder: pathlib.Path, request: Request) -> Dataset:
         if not file.is_file():
             logging.warning("no %s: the split %s is left out", file, split)
             continue
-        found = _read_split(file, split, request)
-        counts.check(len(found), _ROWS, str(file))
-        examples += found
+        examples += counts.checked(_read_split(file, split, request), _ROWS, str(file))
     return pictures.in_folder(examples, folder / "val2014", str(folder))
 
 
-def _read_split(file: pathlib.Path, split: str, request: Request) -> list[Example]:
-    """Read one question file."""
-    examples: dict[str, Example] = {}
+def _read_split(file: pathlib.Path, split: str, request: Request) -> Iterator[Example]:
+    """Yield the questions of one file."""
     for number, row in files.json_lines(file):
         where = f"{file} line {number}"
         files.require(row, _KEYS, where)
         name, image, text = row["question_id"], str(row["image"]), str(row["text"])
-        example = _example(split, name, image, text, row["label"], where, request)
-        if example.key in examples:
-            raise InputError(f"{where}: question_id {name} occurs twice")
-        examples[example.key] = example
-    if not examples:
-        raise InputError(f"{file} has no questions")
-    return list(examples.values())
+        yield _example(split, name, image, text, row["label"], where, request)
 
 
 def read_hub(tables: Tables, request: Request) -> Dataset:
@@ -91,25 +83,18 @@ def read_hub(tables: Tables, request: Request) -> Dataset:
     else:
         opened = [tables.open("default", "test", _COLUMNS)]
     place: dict[str, tuple[Table, int]] = {}
-    examples: dict[str, Example] = {}
+    examples: list[Example] = []
     for table in opened:
-        both = zip(table.rows(_COLUMNS[:-1]), table.digests(), strict=True)
-        for number, (row, image) in enumerate(both):
-            place.setdefault(image, (table, number))
+        images = table.digests()
+        place = pictures.places(table, images) | place
+        for number, (row, image) in enumerate(zip(table.rows(_COLUMNS[:-1]), images, strict=True)):
             split, name, text = row["category"], row["question_id"], row["question"]
             where = f"{table.name} row {number}"
             if split not in SPLITS:
                 raise InputError(f"{where}: category {split!r} is none of {', '.join(SPLITS)}")
-            example = _example(split, name, image, text, row["answer"], where, request)
-            if examples.setdefault(example.key, example) is not example:
-                raise InputError(f"{where}: question_id {name} occurs twice")
-    counts.check(len(examples), {9000: "POPE"}, tables.name)
-
-    def content(image: str) -> bytes:
-        table, row = place[image]
-        return table.picture(row)
-
-    return pictures.stored(list(examples.values()), content, tables.name, upright=True)
+            examples.append(_example(split, name, image, text, row["answer"], where, request))
+    examples = counts.checked(examples, {9000: "POPE"}, tables.name)
+    return pictures.in_tables(examples, place, tables.name)
 
 
 BENCHMARK = Benchmark(

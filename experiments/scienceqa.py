@@ -30,10 +30,10 @@ _COLUMNS = ("question", "choices", "answer", "hint", "subject", "category", "ima
 
 def _example(key: str, image: str, row: Mapping[str, Any], where: str, request: Request) -> Example:
     """Return a question, its context above it if it has one."""
-    choices, subject = row["choices"], row["subject"]
+    choices, subject = row["choices"], row.get("subject")
     if not isinstance(choices, list):
         raise InputError(f"{where}: choices {choices!r} are not a list")
-    context = f"Context: {row['hint']}\n" if row["hint"] else ""
+    context = f"Context: {row['hint']}\n" if row.get("hint") else ""
     return lettered.example(
         key,
         image,
@@ -42,7 +42,7 @@ def _example(key: str, image: str, row: Mapping[str, Any], where: str, request: 
         row["answer"],
         subject if subject in SPLITS else OTHER,
         request,
-        category=str(row["category"] or ""),
+        category=str(row.get("category") or ""),
         where=where,
     )
 
@@ -61,21 +61,17 @@ def read_scenes(request: Request) -> Dataset:
 def read_raw(folder: pathlib.Path, request: Request) -> Dataset:
     """Read the original files."""
     file = folder / "problems.json"
-    problems, examples = files.json_value(file, dict), {}
+    problems, examples = files.json_value(file, dict), []
     for pid in _test_pids(folder / "pid_splits.json"):
         where = f"{file}, pid {pid}"
         if pid not in problems:
             raise InputError(f"{where} is not there, but pid_splits.json names it")
-        if pid in examples:
-            raise InputError(f"{where} occurs twice in pid_splits.json")
         row = problems[pid]
-        files.require(row, _COLUMNS, where)
-        if row["image"]:
-            examples[pid] = _example(pid, f"{pid}/{row['image']}", row, where, request)
-    if not examples:
-        raise InputError(f"{file} has no test question with a picture")
-    counts.check(len(examples), _ROWS, str(folder))
-    return pictures.in_folder(list(examples.values()), folder / "images" / "test", str(folder))
+        files.require(row, _COLUMNS[:3], where)
+        if row.get("image"):
+            examples.append(_example(pid, f"{pid}/{row['image']}", row, where, request))
+    found = counts.checked(examples, _ROWS, str(file))
+    return pictures.in_folder(found, folder / "images" / "test", str(folder))
 
 
 def _test_pids(file: pathlib.Path) -> list[str]:
@@ -96,14 +92,8 @@ def read_hub(tables: Tables, request: Request) -> Dataset:
         for number, (row, image) in enumerate(zip(table.rows(_COLUMNS[:-1]), digests, strict=True))
         if image
     ]
-    if not examples:
-        raise InputError(f"{table.name} has no question with a picture")
-    counts.check(len(examples), _ROWS, tables.name)
-
-    def content(image: str) -> bytes:
-        return table.picture(digests.index(image))
-
-    return pictures.stored(examples, content, tables.name, upright=True)
+    found = counts.checked(examples, _ROWS, table.name)
+    return pictures.in_tables(found, pictures.places(table, digests), tables.name)
 
 
 BENCHMARK = Benchmark(

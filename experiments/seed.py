@@ -16,7 +16,7 @@ first. ``--seed_frame=auto`` follows either; numbers of one do not compare with 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from experiments import application, scenes
@@ -62,9 +62,8 @@ def _frame(request: Request) -> str:
 
 def _examples(
     rows: Iterable[Any], types: Mapping[str, str], name: str, request: Request
-) -> list[Example]:
-    """Return the questions of rows, whose pictures are named as in the original layout."""
-    examples: dict[str, Example] = {}
+) -> Iterator[Example]:
+    """Yield the questions of rows, whose pictures are named as in the original layout."""
     for number, row in enumerate(rows, 1):
         files.require(row, _KEYS, f"{name} row {number}")
         where, kind = f"{name}, question_id {row['question_id']}", str(row["question_type_id"])
@@ -72,7 +71,7 @@ def _examples(
             raise InputError(f"{where}: question_type_id {kind} is unknown")
         if row["data_type"] not in SPLITS:
             raise InputError(f"{where}: data_type {row['data_type']!r} is not image or video")
-        example = lettered.example(
+        yield lettered.example(
             str(row["question_id"]),
             _picture(row),
             str(row["question"]),
@@ -83,12 +82,6 @@ def _examples(
             category=types[kind],
             where=where,
         )
-        if examples.setdefault(example.key, example) is not example:
-            raise InputError(f"{where} occurs twice")
-    if not examples:
-        raise InputError(f"{name} has no questions")
-    counts.check(len(examples), _ROWS, name)
-    return list(examples.values())
 
 
 def _picture(row: Mapping[str, Any]) -> str:
@@ -119,7 +112,7 @@ def read_raw(folder: pathlib.Path, request: Request) -> Dataset:
     if not isinstance(rows, list) or not isinstance(names, dict):
         raise InputError(f"{file}: questions is not a list, or question_type not an object")
     types = {str(number): name for name, number in names.items()}
-    examples = _examples(rows, types, str(file), request)
+    examples = counts.checked(_examples(rows, types, str(file), request), _ROWS, str(file))
     if _frame(request) == "first" and any(example.split == "video" for example in examples):
         raise InputError(f"--seed_frame=first: beside {file} are the videos' middle frames only")
     return pictures.in_folder(examples, file.parent, str(folder))
@@ -129,16 +122,10 @@ def read_hub(tables: Tables, request: Request) -> Dataset:
     """Read the table of ``lmms-lab/SEED-Bench``, whose rows have a picture or a video's frames."""
     table = tables.open("default", "test", [*_KEYS, "image"])
     types = {str(number): name for number, name in enumerate(TYPES, 1)}
-    examples = _examples(table.rows(_KEYS), types, table.name, request)
-    place: dict[str, int] = {}
-    for number, example in enumerate(examples):
-        place.setdefault(example.image, number)
-    frame = _INDEX[_frame(request)]
-
-    def content(image: str) -> bytes:
-        return table.picture(place[image], frame=frame)
-
-    return pictures.stored(examples, content, tables.name, upright=True)
+    found = _examples(table.rows(_KEYS), types, table.name, request)
+    examples = counts.checked(found, _ROWS, table.name)
+    place = pictures.places(table, [example.image for example in examples])
+    return pictures.in_tables(examples, place, tables.name, frame=_INDEX[_frame(request)])
 
 
 BENCHMARK = Benchmark(

@@ -59,8 +59,8 @@ def _example(
 
 
 def _checked(rows: Iterable[Any], name: str) -> list[dict[str, Any]]:
-    """Return rows that have all they need, each question once."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return rows that have all they need."""
+    found = []
     for number, row in enumerate(rows, 1):
         files.require(row, _KEYS, f"{name} row {number}")
         where = f"{name}, question_id {row['question_id']}"
@@ -68,12 +68,8 @@ def _checked(rows: Iterable[Any], name: str) -> list[dict[str, Any]]:
         count = len(answers) if isinstance(answers, list) else 0
         if count != REFERENCES:
             raise InputError(f"{where}: {count} answers, not {REFERENCES}")
-        if found.setdefault(str(row["question_id"]), row) is not row:
-            raise InputError(f"{where} occurs twice")
-    if not found:
-        raise InputError(f"{name} has no questions")
-    counts.check(len(found), _ROWS, name)
-    return list(found.values())
+        found.append(row)
+    return found
 
 
 def _of_row(row: Mapping[str, Any], words: Sequence[str] | None, request: Request) -> Example:
@@ -104,7 +100,8 @@ def read_raw(folder: pathlib.Path, request: Request) -> Dataset:
     file = folder if folder.is_file() else folder / _QUESTIONS
     rows = _checked(_data(file), str(file))
     words = _words(file.parent / _WORDS, rows) if _with_ocr(request) else {}
-    examples = [_of_row(row, words.get(str(row["image_id"])), request) for row in rows]
+    found = (_of_row(row, words.get(str(row["image_id"])), request) for row in rows)
+    examples = counts.checked(found, _ROWS, str(file))
     return pictures.in_folder(examples, file.parent / "train_images", str(folder))
 
 
@@ -134,15 +131,10 @@ def read_hub(tables: Tables, request: Request) -> Dataset:
     columns = [*_KEYS, "answers", *(["ocr_tokens"] if _with_ocr(request) else [])]
     table = tables.open("default", "validation", [*columns, "image"])
     rows = _checked(table.rows(columns), table.name)
-    place: dict[str, int] = {}
-    for number, row in enumerate(rows):
-        place.setdefault(_picture(row["image_id"]), number)
-
-    def content(image: str) -> bytes:
-        return table.picture(place[image])
-
-    examples = [_of_row(row, row.get("ocr_tokens"), request) for row in rows]
-    return pictures.stored(examples, content, tables.name, upright=True)
+    found = (_of_row(row, row.get("ocr_tokens"), request) for row in rows)
+    examples = counts.checked(found, _ROWS, table.name)
+    place = pictures.places(table, [example.image for example in examples])
+    return pictures.in_tables(examples, place, tables.name)
 
 
 BENCHMARK = Benchmark(

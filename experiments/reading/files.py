@@ -75,18 +75,20 @@ def tab_separated(file: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
     rows = csv.reader(io.StringIO(text(file), newline=""), delimiter="\t")
     header = next(rows, [])
     for number, cells in enumerate(rows, 1):
+        if not cells:
+            continue
         if len(cells) != len(header):
             raise InputError(f"{file} row {number} has {len(cells)} cells, not {len(header)}")
         yield number, dict(zip(header, cells, strict=True))
 
 
 def require(row: Any, keys: Sequence[str], where: str) -> None:
-    """Refuse a row that is no object or lacks a key.
+    """Refuse a row that is no object, or in which a key is absent or null.
 
     Raises:
         InputError: it names the place and the keys.
     """
     if not isinstance(row, dict):
         raise InputError(f"{where} is not an object")
-    if absent := [key for key in keys if key not in row]:
+    if absent := [key for key in keys if row.get(key) is None]:
         raise InputError(f"{where} lacks {', '.join(absent)}")

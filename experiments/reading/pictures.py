@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image
 
 from experiments.harness.benchmark import Dataset, Example
 from experiments.harness.errors import InputError
+from experiments.reading.tables import Table
 from llava_jax import images
 
 
@@ -47,7 +48,7 @@ def stored(
 
     Args:
         examples: the questions.
-        content: picture id → its file.
+        content: picture id → its file; nothing if it is not there.
         source: what was read, for people.
         upright: turn pictures as their EXIF orientation says, as ``datasets`` does.
     """
@@ -55,7 +56,38 @@ def stored(
     def read(image: str) -> Image.Image:
         return images.decode(content(image), image, upright=upright)
 
-    def digest(image: str) -> str:
-        return hashlib.sha256(content(image)).hexdigest()
+    def digest(image: str) -> str | None:
+        found = content(image)
+        return hashlib.sha256(found).hexdigest() if found else None
 
     return Dataset(tuple(examples), read, digest, source, place=source)
+
+
+def in_tables(
+    examples: Sequence[Example],
+    place: Mapping[str, tuple[Table, int]],
+    source: str,
+    *,
+    frame: int = 0,
+) -> Dataset:
+    """Return questions whose pictures are cells of tables.
+
+    Args:
+        examples: the questions.
+        place: picture id → table and row.
+        source: what was read, for people.
+        frame: which, where a row has several; −1 is the one in the middle.
+    """
+
+    def content(image: str) -> bytes:
+        if image not in place:
+            return b""
+        table, row = place[image]
+        return table.picture(row, frame=frame)
+
+    return stored(examples, content, source, upright=True)
+
+
+def places(table: Table, images: Sequence[str]) -> dict[str, tuple[Table, int]]:
+    """Return where each picture is first, given the picture of every row."""
+    return {image: (table, row) for row, image in reversed(list(enumerate(images)))}

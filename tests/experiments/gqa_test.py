@@ -79,41 +79,6 @@ def test_hub_tables_equal_the_raw_file(fixtures_dir):
 
 
 @pytest.mark.golden
-def test_broken_files_are_refused_by_name(fixtures_dir, tmp_path):
-    manifest = json.loads((fixtures_dir / "broken" / "manifest.json").read_text())
-    entries = [entry for entry in manifest["entries"] if entry["path"].startswith("gqa/")]
-    for number, entry in enumerate(entries):
-        file = fixtures_dir / "broken" / entry["path"]
-        beside = tmp_path / str(number)
-        shutil.copytree(fixtures_dir / "raw" / "gqa" / "images", beside / "images")
-        copied = shutil.copy(file, beside)
-        for data in (file, copied):  # without its pictures, then with all but the broken one
-            with pytest.raises(InputError) as caught:
-                read_all(data)
-            message = str(caught.value).replace(str(file.parent), "").replace(str(beside), "")
-            for needle in entry["must_contain"]:
-                assert re.search(rf"(?<!\d){needle}(?!\d)", message), (entry["path"], message)
-        dataset = load(copied)
-        dataset.digest(allow_missing=True)
-        failed = [example for example in dataset.examples if not _readable(dataset, example)]
-        for example in failed:
-            with pytest.raises(images.ImageError, match=re.escape(example.image)):
-                dataset.read_image(example.image)
-        skip = entry["skip_mode"]
-        assert len(failed) == skip["n_skipped"]
-        assert len(dataset.examples) - len(failed) == skip["n_scored"]
-    assert entries
-
-
-def _readable(dataset, example):
-    try:
-        dataset.read_image(example.image)
-    except images.ImageError:
-        return False
-    return True
-
-
-@pytest.mark.golden
 def test_a_picture_that_the_hub_lacks(fixtures_dir, tmp_path):
     folder = shutil.copytree(fixtures_dir / "hf" / "GQA", tmp_path / "GQA")
     file = next(folder.glob("testdev_balanced_images/*.parquet"))
@@ -125,8 +90,12 @@ def test_a_picture_that_the_hub_lacks(fixtures_dir, tmp_path):
     with pytest.raises(InputError, match=rf"question {first.key}: picture {absent}\.jpg"):
         dataset.digest()
     dataset.digest(allow_missing=True)
-    readable = [_readable(dataset, example) for example in dataset.examples]
-    assert readable == [absent not in example.image for example in dataset.examples]
+    for example in dataset.examples:
+        if absent in example.image:
+            with pytest.raises(images.ImageError, match=re.escape(example.image)):
+                dataset.read_image(example.image)
+        else:
+            dataset.read_image(example.image)
 
 
 @pytest.mark.golden
@@ -163,7 +132,7 @@ def test_a_question_that_the_hub_has_twice(fixtures_dir, tmp_path):
     file = next(folder.glob("testdev_balanced_instructions/*.parquet"))
     rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
     rows.select([0, 1, 0]).to_parquet(str(file))
-    with pytest.raises(InputError, match=f"question {rows['id'][0]} occurs twice"):
+    with pytest.raises(InputError, match=f"question {rows['id'][0]} occurs 2 times"):
         load(folder)
 
 

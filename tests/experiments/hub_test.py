@@ -214,7 +214,7 @@ def test_tables_that_cannot_be_asked(test_only):
         assert "\n" not in str(caught.value)
 
     rewrite(file, lambda rows: rows.select([0, 1, 0]))
-    refused(f"row 2: question_id {name} occurs twice")
+    refused(f"question adversarial/{name} occurs 2 times")
     file.write_bytes(content)
     rewrite(file, lambda rows: rows.map(lambda row: {"answer": "maybe"}, keep_in_memory=True))
     refused(f"row 0, question_id {name}: label 'maybe'")

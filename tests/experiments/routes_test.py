@@ -1,0 +1,187 @@
+"""First tokens and generated text: the same answers however questions are put together."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import gqa, mmbench, mme, pope, scienceqa, seed, textvqa
+from experiments.harness import batching, command, records
+from experiments.harness.benchmark import Request
+from experiments.harness.errors import InputError, UsageError
+from experiments.harness.stopwatch import Stopwatch
+from experiments.reading import opening
+from experiments.reporting import aggregate, predictions
+from llava_jax import checkpoint, prompts
+from llava_jax.engine import Engine
+
+BENCHMARKS = [m.BENCHMARK for m in (pope, scienceqa, mme, mmbench, textvqa, seed, gqa)]
+PICTURES, QUESTIONS, STEPS = 16, 4, 3
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    cfg = checkpoint.read_config(tiny)
+    return Engine(checkpoint.load(tiny, cfg, np.float32), cfg), prompts.Tokenizer.from_folder(tiny)
+
+
+def answers(model, groups, suffixes, width=None, features=None):
+    """Return log masses by key (the right choices' ids), and texts, of a batch."""
+    engine, tokenizer = model
+    batch = batching.collate(groups, suffixes)
+    ids = batch.suffix_ids
+    if width:
+        ids = np.pad(ids, ((0, 0), (0, 0), (0, max(0, width - ids.shape[2]))))
+    kept = np.tile(np.arange(16, dtype=np.int32), (len(groups), 1))
+    prompt = np.array(tokenizer.first(prompts.vicuna_v1("")[0]), np.int32)
+    prefix = engine.prefill(engine.begin(prompt), features, kept)
+    logits, said = engine.generate(prefix, ids, batch.lengths, tokenizer.end_id, STEPS)
+    log_probs = jax.nn.log_softmax(logits)
+    found = {}
+    for g, group in enumerate(groups):
+        for q, question in enumerate(group.questions):
+            choices = [tokenizer.answer_ids(spellings) for spellings in question[0].choices]
+            masses = [log_probs[g, q, list(c)].max() for c in choices]
+            found[question[0].key] = masses, said.ids[g, q], said.log_probs[g, q]
+    return found
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.name)
+def test_batches_and_padding_change_no_answer(model, benchmark):
+    dataset = opening.load(benchmark, Request(data="scenes", limit=PICTURES))
+    groups = [
+        dataclasses.replace(group, questions=group.questions[:QUESTIONS])
+        for group in batching.group_by_image(dataset.examples)
+    ]
+    texts = {question[0].user_text for group in groups for question in group.questions}
+    suffixes = {text: model[1].rest(prompts.vicuna_v1(text)[1]) for text in texts}
+    features = np.random.default_rng(0).standard_normal((PICTURES, 16, 32)).astype(np.float32)
+    want = {}
+    for g, group in enumerate(groups):
+        want |= answers(model, (group,), suffixes, features=features[g : g + 1])
+    assert len(want) >= PICTURES
+    for size in (4, 16):
+        got = {}
+        for start in range(0, PICTURES, size):
+            part = slice(start, start + size)
+            got |= answers(model, tuple(groups[part]), suffixes, 64, features[part])
+        assert got.keys() == want.keys()
+        for key, (masses, ids, log_probs) in got.items():
+            np.testing.assert_allclose(masses, want[key][0], atol=1e-5)
+            assert ids.tolist() == want[key][1].tolist()
+            np.testing.assert_allclose(log_probs, want[key][2], atol=1e-5)
+
+
+def prepare(config, benchmark=pope.BENCHMARK, **change):
+    config = dataclasses.replace(config, **change)
+    return command.prepare(benchmark, config, Stopwatch(exact=False))
+
+
+def folder_of(config):
+    return pathlib.Path(config.out)
+
+
+def test_texts_are_recorded_and_scored(config):
+    change = {"route": "generate", "max_new_tokens": 3, "pruners": ("none",), "hyperparameters": {}}
+    work = prepare(config, **change)
+    outcome = command.answer(work)
+    rows = records.read_records(outcome.folders[0])
+    tokenizer = work.inputs.source.tokenizer
+    for row in rows.values():
+        assert 1 <= len(row.text_log_probs) <= 3
+        assert max(row.text_log_probs) <= 0
+        assert row.text.startswith(tokenizer.text([row.token]))
+    found = aggregate.results(folder_of(config), outcome.folders, pope.BENCHMARK, "default")
+    (entry,) = found["settings"]
+    assert entry["route"] == "generate"
+    assert entry["correct_by"] == "lmms_eval"
+    right = sum(row.text.lower().strip() == ("yes", "no")[row.label] for row in rows.values())
+    assert entry["metrics"]["accuracy"]["value"] == pytest.approx(right / len(rows))
+    assert entry["scores"]["lmms_eval"]["accuracy"] == pytest.approx(right / len(rows))
+    whole = np.exp([sum(row.text_log_probs) for row in rows.values()]).mean()
+    each = np.exp([np.mean(row.text_log_probs) for row in rows.values()]).mean()
+    confidences = (e["metrics"]["mean_confidence"]["value"] for e in (entry, entry["per_token"]))
+    np.testing.assert_allclose(list(confidences), [whole, each], rtol=1e-4)
+
+
+def test_both_routes_have_the_same_first_token_and_folders_do_not_mix(config):
+    change = {"pruners": ("none",), "hyperparameters": {}}
+    first = records.read_records(command.answer(prepare(config, **change)).folders[0])
+    with pytest.raises(InputError, match=r"identity\.confidence\.route: first_token → generate"):
+        prepare(config, route="generate", **change)
+    out = config.out + "-said"
+    work = prepare(config, route="generate", max_new_tokens=2, out=out, **change)
+    said = records.read_records(command.answer(work).folders[0])
+    assert said.keys() == first.keys()
+    for key, row in said.items():
+        assert row.token == first[key].token
+        np.testing.assert_allclose(row.log_masses, first[key].log_masses, atol=1e-5)
+        assert (first[key].text, first[key].text_log_probs) == (None, None)
+
+
+def test_the_line_of_a_first_token_has_no_field_more():
+    row = records.Record("a", "b", "c", 0, (-0.5, -1.0), -0.1, 7, None, 4, "8A==", "0" * 16)
+    line = json.loads(records.to_line(row))
+    assert "text_log_probs" not in line
+    said = dataclasses.replace(row, text="Yes", text_log_probs=(-0.25, -0.5))
+    assert json.loads(records.to_line(said))["text_log_probs"] == [-0.25, -0.5]
+
+
+def test_open_answers_have_no_choices(tiny, config):
+    work = prepare(
+        config, gqa.BENCHMARK, data="scenes", limit=2, pruners=("none",), hyperparameters={}
+    )
+    assert work.inputs.max_new_tokens == gqa.BENCHMARK.max_new_tokens
+    rows = records.read_records(command.answer(work).folders[0])
+    for row in rows.values():
+        assert (row.label, row.log_masses, row.answer_log_mass) == (None, (), None)
+        assert row.text is not None
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "change", "message"),
+    [
+        (gqa, {"route": "first_token"}, "the answers of gqa are open"),
+        (pope, {"max_new_tokens": 3}, "--max_new_tokens is of --route=generate"),
+        (pope, {"options": "abcd", "mode": "paper"}, "pope has no lettered options"),
+        (scienceqa, {"options": "abcd"}, "--mode=paper"),
+    ],
+)
+def test_flags_that_do_not_go_together(config, benchmark, change, message):
+    with pytest.raises(UsageError, match=message):
+        prepare(config, benchmark.BENCHMARK, data="scenes", **change)
+
+
+def test_a_right_answer_beyond_the_options_is_wrong_in_the_papers_mode(config):
+    change = {"pruners": ("none",), "hyperparameters": {}, "options": "abcd", "mode": "paper"}
+    work = prepare(config, scienceqa.BENCHMARK, data="scenes", limit=40, **change)
+    labels = [example.label for example in work.inputs.dataset.examples]
+    assert max(labels) == 4
+    outcome = command.answer(work)
+    rows = predictions.load(outcome.folders[0], scienceqa.BENCHMARK.splits)
+    assert rows.log_masses.shape == (40, 5)
+    assert not rows.valid[:, 4].any()
+    found = aggregate.results(folder_of(config), outcome.folders, scienceqa.BENCHMARK, "paper")
+    (entry,) = found["settings"]
+    best = rows.log_masses.argmax(1)
+    assert entry["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(best == rows.label))
+    assert entry["metrics"]["nll"]["value"] is None  # infinite
+    assert "invalid_choice_rate" in entry["scores"]["llava_jax"]
+
+
+def test_confidence_of_a_text():
+    base = records.Record("a", "b", "c", None, (), None, 7, "x", 4, "8A==", "0" * 16, (-0.5, -1.5))
+    sure = dataclasses.replace(base, key="b", text_log_probs=(0.0,))
+    lost = dataclasses.replace(base, key="c", text_log_probs=(-200.0, -1.0))
+    right = {"a": True, "b": False, "c": True}
+    rows = [base, sure, lost]
+    whole = predictions.of_text(rows, ["c"], right, per_token=False)
+    np.testing.assert_allclose(whole.log_masses[0], [-2.0, np.log1p(-np.exp(-2.0))], rtol=1e-6)
+    assert whole.label.tolist() == [0, 1, 0]
+    assert np.isfinite(whole.log_masses).all()
+    assert whole.log_masses[1, 1] < -15  # certain and wrong: a large loss, not an infinite one
+    per_token = predictions.of_text(rows, ["c"], right, per_token=True)
+    np.testing.assert_allclose(per_token.log_masses[0, 0], -1.0, rtol=1e-6)
