@@ -1,7 +1,7 @@
 """Logs of other evaluation tools, written from a finished setting; no model is loaded.
 
-    inspect:FILE.eval   inspect's log, see ``inspect_ai``
-    lmms:FOLDER         lmms-eval's samples and results, see ``lmms_eval``
+inspect:FILE.eval   inspect's log, see ``inspect_ai``
+lmms:FOLDER         lmms-eval's samples and results, see ``lmms_eval``
 """
 
 from __future__ import annotations

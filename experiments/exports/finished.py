@@ -62,7 +62,7 @@ class Finished:
         run: contents of its run.json.
         benchmark: that was asked.
         rows: in the benchmark's order.
-        model: what to call the model.
+        model: what the log calls it: the model's name and the setting's.
         when: it was answered.
     """
 
@@ -117,7 +117,7 @@ def read(
         run=run,
         benchmark=benchmark,
         rows=tuple(_row(i, question, record, benchmark) for i, question, record in numbered),
-        model=model or f"llava_jax-{identity['weights'][:8]}",
+        model=f"{model or 'llava_jax-' + identity['weights'][:8]}/{folder.name}",
         when=when or _last_record(folder),
     )
 

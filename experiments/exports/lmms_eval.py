@@ -44,25 +44,66 @@ def write(finished: Finished, folder: pathlib.Path) -> pathlib.Path:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--to=lmms:{folder}: {error.strerror}") from None
-    date = f"{finished.when:%Y%m%d_%H%M%S}"
-    samples = [_sample(finished, task, row) for row in finished.rows]
+    samples = [_sample(task, row) for row in finished.rows]
     lines = "".join(json.dumps(sample, allow_nan=False) + "\n" for sample in samples)
+    date = f"{finished.when:%Y%m%d_%H%M%S}"
     records.write_atomically(place / f"{date}_samples_{task.name}.jsonl", lines)
-    file = place / f"{date}_results.json"
     hashes = "".join(f"sample_{i}{sample['doc_hash']}" for i, sample in enumerate(samples))
-    records.write_atomically(file, _results(finished, task, date) | {"task_hashes": {task.name: _sha256(hashes)}})
+    content = _results(finished, task) | {"date": date, "task_hashes": {task.name: _sha256(hashes)}}
+    file = place / f"{date}_results.json"
+    records.write_atomically(file, content)
     return file
 
 
-def _sample(finished: Finished, task: Task, row: Row) -> _Json:
+def _sample(task: Task, row: Row) -> _Json:
     """Return a question with its answer."""
     question = row.question
+    references = question.references
+    tokens = len(row.record.text_log_probs or ()) or 1
     return {
         "doc_id": row.number,
-        "target": row.right or str(list(question.references)),
+        "target": question.right or (references[0] if len(references) == 1 else str(references)),
         "filtered_resps": row.text,
-        "token_counts": [{"output_tokens": len(row.record.text_log_probs or "1")}],
+        "token_counts": [{"output_tokens": tokens}],
         "doc_hash": _sha256(json.dumps(vars(question))),
         **task.logged(question, row.answer, row.correct),
         "input": question.text,
     }
+
+
+def _results(finished: Finished, task: Task) -> _Json:
+    """Return the task's table and what was evaluated."""
+    run, rows = finished.run, finished.rows
+    numbers = task.results(finished.benchmark.score([row.answer for row in rows]))
+    args = {name: value for name, value in run["setting"].items() if value is not None}
+    return {
+        "results": {
+            task.name: {
+                "alias": task.name,
+                **{f"{metric},none": value for metric, value in numbers.items()},
+                **{f"{metric}_stderr,none": "N/A" for metric in numbers},
+            }
+        },
+        "group_subtasks": {task.name: []},
+        "configs": {task.name: {"task": task.name, "output_type": "generate_until"}},
+        "versions": {task.name: "Yaml"},
+        "n-shot": {task.name: 0},
+        "higher_is_better": {task.name: dict.fromkeys(numbers, True)},
+        "n-samples": {
+            task.name: {"original": run["expected"]["rows"], "effective": len(rows)},
+        },
+        "config": {
+            "model": "llava_jax",
+            "model_args": ",".join(f"{name}={value}" for name, value in args.items()),
+            "fingerprint": run["fingerprint"],
+            "route": run["identity"]["confidence"]["route"],
+            "packages": dict(run.get("versions", {})),
+        },
+        "model_source": "llava_jax",
+        "model_name": finished.model,
+        "model_name_sanitized": _NO_FILE_NAME.sub("__", finished.model),
+    }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

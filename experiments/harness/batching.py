@@ -86,11 +86,12 @@ def collate(groups: tuple[ImageGroup, ...], suffixes: Mapping[str, Sequence[int]
 
 
 def padded(questions: int, tokens: int) -> tuple[int, int]:
-    """Return Q and T rounded up to their buckets (4, 8, … 64, 72, … 128, 144, …)."""
-    return _bucket(questions), _bucket(tokens)
+    """Return Q and T rounded up to their buckets: 1, 2, 4, 8, 12, … and 4, 8, … 32, 40, 48, …."""
+    few = 1 << (questions - 1).bit_length()  # a power of two; three more questions cost a lot
+    return min(few, _bucket(questions, 16)), _bucket(tokens, 8)
 
 
-def _bucket(count: int) -> int:
-    """Round up to a multiple of 4, of an eighth of the power of two below it where that is more."""
-    step = max(_LEAST_STEP, 1 << max(0, (count - 1).bit_length() - 4))
+def _bucket(count: int, per_octave: int) -> int:
+    """Round up to a multiple of 4, or of that part of the next power of two where that is more."""
+    step = max(_LEAST_STEP, (1 << (count - 1).bit_length()) // per_octave)
     return -(-count // step) * step

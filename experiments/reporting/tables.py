@@ -23,21 +23,18 @@ COLUMNS = (
 
 
 def render(entries: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
-    """Return the pooled table and one table per split.
+    """Return the pooled table and, if several splits have rows, one table per split.
 
     Args:
         entries: of results.json.
         splits: names, in order.
     """
     parts = [_table("all", [(e, e["metrics"]) for e in entries])]
-    for split in splits:
-        found = [
-            ({**e, "n": e["splits"][split]["n"]}, e["splits"][split])
-            for e in entries
-            if split in e["splits"]
-        ]
-        if found:
-            parts.append(_table(split, found))
+    filled = [split for split in splits if any(split in e["splits"] for e in entries)]
+    for split in filled if len(filled) > 1 else ():  # one alone is all
+        having = [e for e in entries if split in e["splits"]]
+        own = [({**e, "n": e["splits"][split]["n"]}, e["splits"][split]) for e in having]
+        parts.append(_table(split, own))
     return "\n\n".join(parts)
 
 

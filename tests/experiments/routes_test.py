@@ -155,14 +155,15 @@ def test_flags_that_do_not_go_together(config, benchmark, change, message):
         prepare(config, benchmark.BENCHMARK, data="scenes", **change)
 
 
-def test_a_right_answer_beyond_the_options_is_wrong_in_the_papers_mode(config):
+def test_a_right_answer_beyond_the_options_is_wrong_in_the_papers_mode(config, fixtures_dir):
     change = {"pruners": ("none",), "hyperparameters": {}, "options": "abcd", "mode": "paper"}
-    work = prepare(config, scienceqa.BENCHMARK, data="scenes", limit=40, **change)
+    data = str(fixtures_dir / "raw" / "scienceqa")
+    work = prepare(config, scienceqa.BENCHMARK, data=data, **change)
     labels = [example.label for example in work.inputs.dataset.examples]
     assert max(labels) == 4
     outcome = command.answer(work)
     rows = predictions.load(outcome.folders[0], scienceqa.BENCHMARK.splits)
-    assert rows.log_masses.shape == (40, 5)
+    assert rows.log_masses.shape == (len(labels), 5)
     assert not rows.valid[:, 4].any()
     found = aggregate.results(folder_of(config), outcome.folders, scienceqa.BENCHMARK, "paper")
     (entry,) = found["settings"]

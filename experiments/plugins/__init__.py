@@ -1,0 +1,1 @@
+"""Pruned models inside other evaluation tools, through the tools' own entry points."""

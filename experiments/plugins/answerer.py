@@ -1,0 +1,228 @@
+"""Another tool's questions, answered and recorded by the harness under one setting."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tqdm
+from PIL import Image
+
+from experiments.harness import batching, evidence, plan, questions, records, relevance, runner
+from experiments.harness.benchmark import Dataset, Example
+from experiments.harness.config import RunConfig
+from experiments.harness.errors import InputError, UsageError
+from experiments.harness.features import FeatureCache
+from experiments.harness.folder import RunFolder
+from experiments.harness.grid import check, settings
+from experiments.harness.source import Source, find
+from experiments.harness.stopwatch import Stopwatch
+from llava_jax import prompts
+from llava_jax.engine import Engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question about a picture.
+
+    Attributes:
+        key: unique within its task.
+        text: what the user says.
+        picture: opens the picture; is called twice.
+    """
+
+    key: str
+    text: str
+    picture: Callable[[], Image.Image]
+
+
+class Answerer:
+    """A model under one setting, loaded when it is first asked.
+
+    Attributes:
+        setting: the pruner with its hyper-parameters, a budget and a seed.
+    """
+
+    def __init__(self, config: RunConfig, out: pathlib.Path | None):
+        """Find the model and check the setting.
+
+        Args:
+            config: with one pruner, budget and seed, and one value for each hyper-parameter.
+            out: folder for the records; None keeps none.
+
+        Raises:
+            UsageError: no such pruner, budget or hyper-parameter, or one that reads first tokens
+                only.
+            InputError: the model is not there.
+        """
+        check(config)
+        self._config, self._out = config, out
+        found = find(config.model, config.dtype, offline=config.offline)
+        self._source = _Loaded(**vars(found))
+        self.setting = settings(config, found.cfg.vision.num_tokens)[-1]  # the first is full
+        if self.setting.inside:
+            name = self.setting.name
+            raise UsageError(f"pruner={name} acts inside the decoder, where no text is generated")
+        reads_clip = "relevance" in self.setting.pruner.needs
+        self._clip = relevance.find(config, found) if reads_clip else None
+
+    def answer(
+        self, task: str, asked: Sequence[Asked], max_new_tokens: int
+    ) -> Mapping[str, records.Record]:
+        """Answer questions; those of one picture share its prefix.
+
+        Args:
+            task: names the folder of the records.
+            asked: the questions, in the task's order.
+            max_new_tokens: of an answer.
+
+        Returns:
+            Key → record, ``choices`` and what depends on them empty.
+
+        Raises:
+            InputError: a picture or an answer that cannot be used, or the folder holds another
+                run.
+        """
+        dataset = _dataset(task, asked)
+        work = plan.make(batching.group_by_image(dataset.examples), [self.setting], self._source)
+        with self._folder() as out:
+            folder = self._open(out / task, dataset, work, max_new_tokens)
+            writer = records.Writer(folder.path)
+            job = evidence.Job(self.setting, folder, folder.done(), writer)
+            try:
+                self._run(job, dataset, work, max_new_tokens)
+            finally:
+                writer.close()
+            folder.seal()
+            found = records.read_records(folder.path)
+            for failure in _failures(folder.path, found):
+                raise InputError(f"{failure['key']}: {failure['reason']}")
+        return found
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[pathlib.Path]:
+        """Lend the folder of all tasks' records."""
+        if self._out:
+            yield self._out
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                yield pathlib.Path(folder)
+
+    def _open(
+        self, out: pathlib.Path, dataset: Dataset, work: plan.Plan, max_new_tokens: int
+    ) -> RunFolder:
+        """Make or find the folder of a task's records."""
+        identity = self._identity(dataset, work, max_new_tokens)
+        folder = RunFolder.open(
+            out / self.setting.id,
+            records.canonical_copy(identity),
+            [row.key for group in work.groups for row in group.rows],
+            plan=plan.realised(self.setting, self._source.cfg, work),
+            setting=self.setting.describe(),
+            flagfile="",
+            fork=False,
+        )
+        asked = (example.question for example in dataset.examples)
+        questions.write(out, identity["data"]["sha256"], asked)
+        return folder
+
+    def _identity(self, dataset: Dataset, work: plan.Plan, max_new_tokens: int) -> dict[str, Any]:
+        """Return all that decides the answers."""
+        source, first = self._source, dataset.examples[0]
+        preprocessing = f"{self._config.preprocessing}-pillow-bicubic"
+        return {
+            "schema": records.SCHEMA,
+            "benchmark": dataset.source,
+            "weights": self._weights,
+            "model": dataclasses.asdict(source.cfg),
+            "tokenizer": source.tokenizer.digest,
+            "dtype": source.dtype,
+            "quantization": None,
+            "data": {"sha256": dataset.digest(), "rows": len(dataset.examples)},
+            "prompt": {
+                "template": "vicuna_v1",
+                "before": work.prompt_ids,
+                "after_of_row_0": source.tokenizer.rest(prompts.vicuna_v1(first.user_text)[1]),
+            },
+            "preprocessing": f"{preprocessing}-{source.cfg.vision.image_size}",
+            "confidence": {"route": "generate", "max_new_tokens": max_new_tokens},
+            **({} if self._clip is None else {"clip": self._clip.identity()}),
+            "setting": self.setting.describe(),
+        }
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        return self._source.digest()
+
+    def _run(
+        self, job: evidence.Job, dataset: Dataset, work: plan.Plan, max_new_tokens: int
+    ) -> None:
+        """Answer what has no record yet."""
+        missing = len(dataset.examples) - len(job.done)
+        if not missing:
+            return
+        inputs = runner.Inputs(
+            plan=work,
+            dataset=dataset,
+            source=self._source,
+            clip=self._clip,
+            config=self._config,
+            max_new_tokens=max_new_tokens,
+            cache=FeatureCache(pathlib.Path(), 0, {}),
+            watch=Stopwatch(exact=False),
+        )
+        with tqdm.tqdm(total=missing, unit="answer", desc=dataset.source) as bar:
+
+            def count(rows: int) -> None:
+                bar.update(rows)
+
+            runner.evaluate([job], inputs, between=count)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded(Source):
+    """A model that is loaded once."""
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The loaded model."""
+        return super().load()
+
+    def load(self) -> Engine:
+        return self.engine
+
+
+def _dataset(task: str, asked: Sequence[Asked]) -> Dataset:
+    """Return the questions with their pictures, which are called by what they show."""
+    images = {question.key: _digest(question.picture()) for question in asked}
+    first = {images[question.key]: question for question in reversed(asked)}
+    return Dataset(
+        examples=tuple(
+            Example(question.key, images[question.key], question.text, (), None, task)
+            for question in asked
+        ),
+        read_image=lambda image: first[image].picture().convert("RGB"),
+        image_digest=lambda image: image,
+        source=f"lmms_eval/{task}",
+        place="the task's documents",
+    )
+
+
+def _digest(picture: Image.Image) -> str:
+    """Return a sha256 of a picture's pixels."""
+    rgb = picture.convert("RGB")
+    return hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()
+
+
+def _failures(
+    folder: pathlib.Path, found: Mapping[str, records.Record]
+) -> Iterator[dict[str, Any]]:
+    """Yield the questions that could not be answered."""
+    for file in sorted(folder.glob("failures-*.jsonl")):
+        yield from (row for row in records.read(file) if row["key"] not in found)
