@@ -114,7 +114,7 @@ def rank_budget(
     values = jnp.linalg.svd(seen, compute_uv=False)
     size = jnp.maximum(jnp.sum(raters), num_alive)
     rank = jnp.sum(values > values[0] * jnp.finfo(jnp.float32).eps * size)
-    counts = [int(rank * scale + bias) for rank in range(min(seen.shape) + 1)]
+    counts = [int(number * scale + bias) for number in range(min(seen.shape) + 1)]
     count = jnp.clip(jnp.asarray(counts, jnp.int32)[rank], 1, jnp.maximum(num_alive - 1, 1))
     return jnp.where(rank == num_alive, num_alive, count)
 
@@ -163,8 +163,8 @@ class SparseVLM:
 
     Version "1.5" merges a part of what it drops and counts positions anew; "plus" does neither,
     but takes the effect of rotary positions out of the attention and reads some heads only.
-    Version "1.0" does as "1.5" in four steps, each of which keeps as many as the raters'
-    attention has rank (`rank_budget`), so that its cuts are upper bounds.
+    Version "1.0" does as "1.5" in four steps, of which each keeps a number that follows the rank
+    of the raters' attention (`rank_budget`), so that its cuts are upper bounds.
 
     The budget is nominal: the published schedules for 192, 128, 96 and 64 of 576 tokens keep
     300, 303, 238 and 66 tokens first and 110, 36, 26 and 17 at last. Between them numbers are
