@@ -24,7 +24,7 @@ import numpy as np
 
 from llava_jax import decoding, model, text
 from llava_jax.config import LlavaConfig
-from llava_jax.looking import Choose, Run, Tokens, by_question, look, view
+from llava_jax.looking import Choose, Run, Tokens, by_question, living, look, view
 from llava_jax.stage import Array, Params, Stage, inline
 
 
@@ -79,7 +79,8 @@ def answer(
         stage: how a stage is run.
 
     Returns:
-        (float32[G, Q, V], int32[G, Q, W] the tokens left, −1 for one made of others).
+        (float32[G, Q, V], int32[G, Q, W] the tokens left, −1 for one made of others and for
+        every place that a cut left empty).
     """
     run = Run(params, before, lengths, reads, cfg, stage)
     embedding = {"embed_tokens": params["text"]["embed_tokens"]}
@@ -93,7 +94,10 @@ def answer(
         if cut.how == "restart":
             again = _answer_again(run, image, suffix_ids, chosen.index, renumber=cut.renumber)
             return again, chosen.index
-        tokens = stage(_take)(tokens, chosen.index, chosen.merged)
+        if chosen.alive is None:
+            tokens = stage(_take)(tokens, chosen.index, chosen.merged)
+        else:
+            tokens = stage(_take_living)(tokens, chosen.index, chosen.merged, chosen.alive)
         tokens = stage(_renumber)(tokens, before.next_position) if cut.renumber else tokens
         layer = cut.layer
     return _finish(run, tokens, layer), by_question(run, tokens.origin[:, None])
@@ -126,7 +130,9 @@ def _advance(run: Run, tokens: Tokens, index: int) -> Tokens:
     visual, prefix = run.stage(decoding.prefix_block)(
         layer, tokens.visual, tokens.positions, before, cfg=cfg
     )
-    words, _ = run.stage(text.block)(layer, tokens.text, tokens.text_positions, prefix, cfg=cfg)
+    words, _ = run.stage(text.block)(
+        layer, tokens.text, tokens.text_positions, prefix, **living(run, tokens), cfg=cfg
+    )
     return dataclasses.replace(tokens, visual=visual, text=words)
 
 
@@ -141,7 +147,13 @@ def _finish(run: Run, tokens: Tokens, layer: int) -> jax.Array:
     )
     lengths = run.lengths.reshape(tokens.text.shape[:2])
     end = run.stage(text.last_token)(
-        params, tokens.text, tokens.text_positions, prefix, lengths, cfg=cfg
+        params,
+        tokens.text,
+        tokens.text_positions,
+        prefix,
+        lengths,
+        **living(run, tokens),
+        cfg=cfg,
     )
     return _read(run, end)
 
@@ -178,12 +190,40 @@ def _take(tokens: Tokens, index: jax.Array, merged: jax.Array | None) -> Tokens:
     )
 
 
+def _take_living(
+    tokens: Tokens, index: jax.Array, merged: jax.Array | None, alive: jax.Array
+) -> Tokens:
+    """Keep those of index and merged that are alive, bool[G, Q, K + R], and fill up behind them.
+
+    They are no more than there were before, and so no more than W places are needed.
+    """
+    w, k = tokens.visual.shape[2], index.shape[2]
+    rows = jnp.sort(jnp.where(alive[..., :k], index, w), axis=-1)
+    found = _take(tokens, jnp.minimum(rows, w - 1), merged)
+    there = jnp.concatenate([rows < w, alive[..., k:]], axis=-1)
+    there = there.reshape(found.origin.shape)
+    order = jnp.argsort(~there, axis=-1, stable=True)[:, :w]
+    there, origin, positions = (
+        jnp.take_along_axis(x, order, axis=1) for x in (there, found.origin, found.positions[:, 0])
+    )
+    return dataclasses.replace(
+        found,
+        visual=jnp.take_along_axis(found.visual, order[:, None, :, None], axis=2),
+        positions=positions[:, None],
+        origin=jnp.where(there, origin, -1),
+        alive=there,
+    )
+
+
 def _renumber(tokens: Tokens, start: jax.Array) -> Tokens:
     """Give what is left the positions from the picture's start on, int[1]."""
     w, t = tokens.visual.shape[2], tokens.text.shape[2]
     places = start.reshape(1, 1, 1) + jnp.arange(w + t, dtype=jnp.int32).reshape(1, 1, -1)
     places = jnp.broadcast_to(places, (tokens.visual.shape[0], 1, w + t))
-    return dataclasses.replace(tokens, positions=places[..., :w], text_positions=places[..., w:])
+    within, behind = places[..., :w], places[..., w:]
+    if tokens.alive is not None:
+        behind -= jnp.sum(~tokens.alive, axis=1, dtype=jnp.int32).reshape(-1, 1, 1)
+    return dataclasses.replace(tokens, positions=within, text_positions=behind)
 
 
 def _answer_again(

@@ -157,7 +157,8 @@ class Engine:
             reads: what ``choose`` looks at.
 
         Returns:
-            (float32[G, Q, V], int32[G, Q, W] the tokens left, −1 for one made of others).
+            (float32[G, Q, V], int32[G, Q, W] the tokens left, −1 for one made of others and
+            for every place that a cut left empty).
         """
         image = self.stage(model.project)(self.params["projector"], features)
         return cutting.answer(

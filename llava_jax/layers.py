@@ -196,6 +196,7 @@ def prefix_attention(
     prefix_keys: jax.Array,
     prefix_values: jax.Array,
     visible: jax.Array | None = None,
+    prefix_visible: jax.Array | None = None,
 ) -> jax.Array:
     """Attend to a shared prefix and to the own suffix under one softmax.
 
@@ -210,11 +211,12 @@ def prefix_attention(
         prefix_values: float[G, P, K, d].
         visible: bool[G, Q, U, T] or broadcastable, suffix tokens that each query sees; None for
             causal attention (U = T): itself and what stands before it.
+        prefix_visible: bool[G, P], prefix tokens that every query sees; None for all.
 
     Returns:
         float[G, Q, U, H, d] in query's dtype.
     """
-    before, own, total = _prefix_weights(query, keys, prefix_keys, visible)
+    before, own, total = _prefix_weights(query, keys, prefix_keys, visible, prefix_visible)
     product = functools.partial(jnp.einsum, **exact(query))
     out = product("gkqtrp,gpkd->gkqtrd", before.astype(query.dtype), prefix_values)
     out += product("gkqtrs,gqskd->gkqtrd", own.astype(query.dtype), values)
@@ -222,7 +224,11 @@ def prefix_attention(
 
 
 def prefix_attention_rows(
-    query: jax.Array, keys: jax.Array, prefix_keys: jax.Array, visible: jax.Array
+    query: jax.Array,
+    keys: jax.Array,
+    prefix_keys: jax.Array,
+    visible: jax.Array,
+    prefix_visible: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Return rows of the attention matrix that ``prefix_attention`` never forms.
 
@@ -231,11 +237,12 @@ def prefix_attention_rows(
         keys: float[G, Q, T, K, d] of the suffix.
         prefix_keys: float[G, P, K, d].
         visible: bool[G, Q, U, T] or broadcastable, suffix tokens that each query sees.
+        prefix_visible: bool[G, P], prefix tokens that every query sees; None for all.
 
     Returns:
         (float32[G, Q, H, U, P], float32[G, Q, H, U, T]); together they sum to one.
     """
-    before, own, total = _prefix_weights(query, keys, prefix_keys, visible)
+    before, own, total = _prefix_weights(query, keys, prefix_keys, visible, prefix_visible)
     g, q, u, heads, _ = query.shape
 
     def rows(weights: jax.Array) -> jax.Array:
@@ -245,7 +252,11 @@ def prefix_attention_rows(
 
 
 def _prefix_weights(
-    query: jax.Array, keys: jax.Array, prefix_keys: jax.Array, visible: jax.Array | None
+    query: jax.Array,
+    keys: jax.Array,
+    prefix_keys: jax.Array,
+    visible: jax.Array | None,
+    prefix_visible: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the exponentials of ``prefix_attention`` and their sum, float32[G, K, Q, U, r, ·]."""
     g, q, u, _, width = query.shape
@@ -255,6 +266,9 @@ def _prefix_weights(
     own = product("gqtkrd,gqskd->gkqtrs", grouped, keys) * width**-0.5
     if visible is None:
         visible = jnp.tril(jnp.ones((u, u), bool)).reshape(1, 1, u, u)
-    own = jnp.where(visible[:, None, :, :, None], own, jnp.finfo(jnp.float32).min)
+    least = jnp.finfo(jnp.float32).min
+    own = jnp.where(visible[:, None, :, :, None], own, least)
+    if prefix_visible is not None:
+        before = jnp.where(prefix_visible[:, None, None, None, None, :], before, least)
     (before, own), total = _exponentials(before, own)
     return before, own, total

@@ -38,15 +38,16 @@ class View:
     text_positions: jax.Array | None = None
     num_text: jax.Array | None = None
     final_norm: jax.Array | None = None
+    alive: jax.Array | None = None
     num_before: int = 0
     head_dim: int = 0
     rope_theta: float = 0.0
 
 
 Choose = Callable[[Any, View], Any]
-"""(cut, view) → ``index`` int[G, Q, K] of the tokens left and ``merged`` float[G, Q, R, D] or
-None; where the cut says "mask", ``index``, ``visible`` bool[G, Q, M, M], ``alive`` bool[G, Q, M]
-and ``read`` int[G, Q]."""
+"""(cut, view) → ``index`` int[G, Q, K] of the tokens left, ``merged`` float[G, Q, R, D] or None,
+and ``alive`` bool[G, Q, K + R], which of both there are, None for all; where the cut says "mask",
+``index``, ``visible`` bool[G, Q, M, M], ``alive`` bool[G, Q, M] and ``read`` int[G, Q]."""
 
 
 @jax.tree_util.register_dataclass
@@ -60,6 +61,8 @@ class Tokens:
         positions: int32[B, 1, W].
         text_positions: int32[B, 1, T].
         origin: int32[B, W], which of the N tokens each is; −1 if it was made of others.
+        alive: bool[B, W], visual tokens that there are, before all that only fill their places
+            up; None for all. What is before them sees no filler, as a decoder is causal.
     """
 
     visual: jax.Array
@@ -67,6 +70,7 @@ class Tokens:
     positions: jax.Array
     text_positions: jax.Array
     origin: jax.Array
+    alive: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +99,14 @@ def by_question(run: Run, x: jax.Array) -> jax.Array:
     return x.reshape(run.lengths.shape[0], -1, *x.shape[2:])
 
 
+def living(run: Run, tokens: Tokens) -> dict[str, jax.Array]:
+    """Return the keyword that hides the dead from the text behind them; none without dead."""
+    if tokens.alive is None:
+        return {}
+    width = ((0, 0), (run.before.length, 0))
+    return {"prefix_visible": jnp.pad(tokens.alive, width, constant_values=True)}
+
+
 def look(run: Run, tokens: Tokens, index: int) -> dict[str, jax.Array]:
     """Return the fields of ``View`` that are read from one layer's attention and keys."""
     layer, reads, cfg = run.params["text"]["layers"][index], set(run.reads), run.cfg.text
@@ -104,14 +116,14 @@ def look(run: Run, tokens: Tokens, index: int) -> dict[str, jax.Array]:
     prefix = run.stage(decoding.last_prefix_block)(
         layer, tokens.visual, tokens.positions, run.before.layers[index], cfg=cfg
     )
-    words = (layer, tokens.text, tokens.text_positions)
+    words, how = (layer, tokens.text, tokens.text_positions), living(run, tokens) | {"cfg": cfg}
     if reads & {"row", "row_text"}:
         last = (run.lengths - 1).reshape(*tokens.text.shape[:2], 1)
-        seen, own = run.stage(text.attention_rows)(*words, prefix, last, cfg=cfg)
+        seen, own = run.stage(text.attention_rows)(*words, prefix, last, **how)
         found["row"], found["row_text"] = seen[..., 0, run.before.length :], own[..., 0, :]
     if "rows" in reads:
         every = np.broadcast_to(np.arange(tokens.text.shape[2]), tokens.text.shape[:3])
-        seen, _ = run.stage(text.attention_rows)(*words, prefix, every, cfg=cfg)
+        seen, _ = run.stage(text.attention_rows)(*words, prefix, every, **how)
         found["rows"] = seen[..., run.before.length :]
     if reads & {"keys", "text_keys"}:
         own = run.stage(text.key_value)(*words, cfg=cfg).keys
@@ -137,6 +149,7 @@ def view(run: Run, looked: dict[str, jax.Array], tokens: Tokens, start: Tokens) 
         **shown,
         num_text=jnp.asarray(run.lengths),
         final_norm=norm if "final_norm" in run.reads else None,
+        alive=None if tokens.alive is None else by_question(run, tokens.alive[:, None]),
         num_before=run.before.length,
         head_dim=run.cfg.text.head_dim,
         rope_theta=run.cfg.text.rope_theta,

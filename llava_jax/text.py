@@ -78,26 +78,40 @@ class TextBlock(nn.Module):
         positions: jax.Array,
         prefix: KeyValue,
         visible: jax.Array | None = None,
+        prefix_visible: jax.Array | None = None,
     ) -> tuple[jax.Array, KeyValue]:
         """Map float[G, Q, T, D] to the same shape; also return the suffix's keys and values."""
         own = self.key_value(x, positions)
-        mixed = prefix_attention(self.query(x, positions), *own, *prefix, visible)
+        query = self.query(x, positions)
+        mixed = prefix_attention(query, *own, *prefix, visible, prefix_visible)
         return self._finish(x, mixed), own
 
     def attention_rows(
-        self, x: jax.Array, positions: jax.Array, prefix: KeyValue, places: jax.Array
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        prefix: KeyValue,
+        places: jax.Array,
+        prefix_visible: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Return how much the tokens at places int[G, Q, U] look at the prefix and at x."""
         query, keys = self._query_at(x, positions, places), self.key_value(x, positions).keys
-        return prefix_attention_rows(query, keys, prefix.keys, _before(places, x.shape[2]))
+        seen = _before(places, x.shape[2])
+        return prefix_attention_rows(query, keys, prefix.keys, seen, prefix_visible)
 
     def last_token(
-        self, x: jax.Array, positions: jax.Array, prefix: KeyValue, lengths: jax.Array
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        prefix: KeyValue,
+        lengths: jax.Array,
+        prefix_visible: jax.Array | None = None,
     ) -> jax.Array:
         """Map float[G, Q, T, D] to float[G, Q, 1, D]: the output at each suffix's last token."""
         own, last = self.key_value(x, positions), (lengths - 1)[..., None]
         query = self._query_at(x, positions, last)
-        mixed = prefix_attention(query, *own, *prefix, _before(last, x.shape[2]))
+        seen = _before(last, x.shape[2])
+        mixed = prefix_attention(query, *own, *prefix, seen, prefix_visible)
         return self._finish(jnp.take_along_axis(x, last[..., None], axis=2), mixed)
 
     def step(
@@ -155,6 +169,7 @@ def block(
     positions: jax.Array,
     prefix: KeyValue,
     visible: jax.Array | None = None,
+    prefix_visible: jax.Array | None = None,
     *,
     cfg: TextConfig,
 ) -> tuple[jax.Array, KeyValue]:
@@ -167,12 +182,13 @@ def block(
         prefix: this layer's keys and values of the prefix, float[G, P, K, d].
         visible: bool[G, Q, T, T] or broadcastable, suffix tokens that each of them sees; None
             for itself and what stands before it.
+        prefix_visible: bool[G, P], prefix tokens that all of them see; None for every one.
         cfg: shapes.
 
     Returns:
         (hidden states float[G, Q, T, D], the suffix's keys and values float[G, Q, T, K, d]).
     """
-    return run(TextBlock(cfg), params, x, positions, prefix, visible)
+    return run(TextBlock(cfg), params, x, positions, prefix, visible, prefix_visible)
 
 
 def attention_rows(
@@ -181,6 +197,7 @@ def attention_rows(
     positions: jax.Array,
     prefix: KeyValue,
     places: jax.Array,
+    prefix_visible: jax.Array | None = None,
     *,
     cfg: TextConfig,
 ) -> tuple[jax.Array, jax.Array]:
@@ -192,12 +209,14 @@ def attention_rows(
         positions: int[G, Q, T] or broadcastable.
         prefix: this layer's keys and values of the prefix, float[G, P, K, d].
         places: int[G, Q, U], indices of the tokens in the suffix.
+        prefix_visible: bool[G, P], prefix tokens that they see; None for all.
         cfg: shapes.
 
     Returns:
         (float32[G, Q, H, U, P], float32[G, Q, H, U, T]); together they sum to one.
     """
-    return run(TextBlock(cfg), params, x, positions, prefix, places, method="attention_rows")
+    args = (x, positions, prefix, places, prefix_visible)
+    return run(TextBlock(cfg), params, *args, method="attention_rows")
 
 
 def query_key_value(
@@ -218,6 +237,7 @@ def last_token(
     positions: jax.Array,
     prefix: KeyValue,
     lengths: jax.Array,
+    prefix_visible: jax.Array | None = None,
     *,
     cfg: TextConfig,
 ) -> jax.Array:
@@ -229,12 +249,14 @@ def last_token(
         positions: int[G, Q, T] or broadcastable.
         prefix: this layer's keys and values of the prefix, float[G, P, K, d].
         lengths: int[G, Q], tokens of each suffix; what follows them is padding.
+        prefix_visible: bool[G, P], prefix tokens that it sees; None for all.
         cfg: shapes.
 
     Returns:
         float[G, Q, 1, D].
     """
-    return run(TextBlock(cfg), params, x, positions, prefix, lengths, method="last_token")
+    args = (x, positions, prefix, lengths, prefix_visible)
+    return run(TextBlock(cfg), params, *args, method="last_token")
 
 
 def step(

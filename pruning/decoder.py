@@ -30,6 +30,8 @@ class Cut:
       renumber: whether what is left gets the positions 0, 1, … instead of keeping its own.
       how: "drop" takes them out; "mask" leaves them and follows a `Masked`; "restart" takes
         them out of the decoder's input and runs all layers again.
+      at_most: whether `keep` and `merged` are upper bounds, as for both together the tokens before
+        the cut are; how many a question has of each says `Survivors.alive`.
     """
 
     layer: int
@@ -38,6 +40,7 @@ class Cut:
     merged: int = 0
     renumber: bool = False
     how: Literal["drop", "mask", "restart"] = "drop"
+    at_most: bool = False
 
 
 @functools.partial(
@@ -45,6 +48,7 @@ class Cut:
     data_fields=[
         *("hidden", "text_hidden", "row", "row_text", "rows", "keys", "text_keys"),
         *("inputs", "text_inputs", "positions", "text_positions", "num_text", "final_norm"),
+        "alive",
     ],
     meta_fields=["num_before", "head_dim", "rope_theta"],
 )
@@ -67,6 +71,8 @@ class DecoderTokens:
       text_positions: int32[T], places of the text tokens.
       num_text: int32[], text tokens that are no padding, ≥ 1; the last one is the prompt's.
       final_norm: float[D], weight of the decoder's last norm.
+      alive: bool[V], visual tokens that there are, at least one; the others fill up what cuts
+        that keep "at most" so many have left, and nobody looks at them. None for all.
       num_before: S.
       head_dim: width of a head.
       rope_theta: base of the rotary positions.
@@ -85,6 +91,7 @@ class DecoderTokens:
     text_positions: jax.Array | None = None
     num_text: jax.Array | None = None
     final_norm: jax.Array | None = None
+    alive: jax.Array | None = None
     num_before: int = 0
     head_dim: int = 0
     rope_theta: float = 0.0
@@ -96,10 +103,14 @@ class Survivors(NamedTuple):
     Attributes:
       index: int32[keep], distinct visual tokens out of the V, in any order.
       merged: float[merged, D], tokens made of others; None for none.
+      alive: bool[keep + merged], which of both are left; None for all. It goes with a cut whose
+        numbers are bounds: then `index` and `merged` may be shorter than it says, one of `index`
+        is left at least, and no more of both than were alive before.
     """
 
     index: jax.Array
     merged: jax.Array | None = None
+    alive: jax.Array | None = None
 
 
 class Masked(NamedTuple):
@@ -178,10 +189,12 @@ def tokens_per_layer(cuts: Sequence[Cut], num_tokens: int, num_layers: int) -> t
 
     Returns:
       L numbers. Tokens that are masked do not count, though they cost as much as before; a cut
-      that restarts has the tokens it keeps in all layers.
+      that restarts has the tokens it keeps in all layers. From a cut with `at_most` on they are
+      upper bounds.
     """
     counts = [num_tokens] * num_layers
     for cut in cuts:
         start = 0 if cut.how == "restart" else cut.layer
-        counts[start:] = [cut.keep + cut.merged] * (num_layers - start)
+        left = min(cut.keep + cut.merged, counts[-1])
+        counts[start:] = [left] * (num_layers - start)
     return tuple(counts)

@@ -54,7 +54,8 @@ class Answers(NamedTuple):
     Attributes:
         logits: float32[G, Q, V], of the first token.
         kept: int32[G, Q, W], or int32[G, 1, W] where all questions of a picture see the same:
-            the visual tokens that were left, N for CLS, −1 for a token made of others.
+            the visual tokens that were left, N for CLS, −1 for a token made of others and for a
+            place that stayed empty.
         said: the text [G, Q, M]; None on the first-token route.
     """
 
@@ -140,8 +141,12 @@ def _answer_inside(
     images = [group.image for group in batch.groups]
     keys = jnp.stack([jax.random.split(key, q) for key in selection.image_keys(setting, images)])
 
+    chosen: dict[pruning.Cut, Any] = {}
+
     def choose(cut: pruning.Cut, view: looking.View) -> Any:
-        return pruning.select_inside(pruner, pruning.DecoderTokens(**vars(view)), cut, keys)
+        tokens = pruning.DecoderTokens(**vars(view))
+        chosen[cut] = pruning.select_inside(pruner, tokens, cut, keys)
+        return chosen[cut]
 
     common = np.broadcast_to(shared.common_ids, (g, q, c))
     with shared.watch.stage("decoder, pruned inside"):
@@ -156,7 +161,12 @@ def _answer_inside(
             pruner.needs,
         )
         kept = np.asarray(shared.watch.ready(left))
-    count = cuts[-1].keep + cuts[-1].merged if cuts else features.shape[1]
     place = np.arange(kept.shape[-1], dtype=kept.dtype)  # those made of others differ by place
-    selection.check_distinct(np.where(kept < 0, -1 - place, kept), count, setting)
+    apart = np.where(kept < 0, -1 - place, kept)
+    if cuts and cuts[-1].at_most:
+        most = np.asarray(chosen[cuts[-1]].alive).sum(axis=-1)
+        selection.check_at_most(apart, most, setting)
+    else:
+        count = setting.tokens_per_layer(features.shape[1], engine.cfg.text.num_layers)[-1]
+        selection.check_distinct(apart, count, setting)
     return Answers(logits, kept)

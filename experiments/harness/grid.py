@@ -70,7 +70,7 @@ class Setting:
         return self.pruner.cuts(self.budget, num_tokens, num_layers) if self.inside else ()
 
     def tokens_per_layer(self, num_tokens: int, num_layers: int) -> tuple[int, ...]:
-        """Return how many visual tokens each decoder layer runs on."""
+        """Return how many visual tokens each decoder layer runs on, at most."""
         if not self.inside:
             return (self.budget,) * num_layers
         cuts = self.cuts(num_tokens, num_layers)

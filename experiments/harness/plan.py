@@ -230,6 +230,8 @@ def _computed(setting: Setting, cfg: LlavaConfig) -> tuple[tuple[int, ...], int]
 def realised(setting: Setting, cfg: LlavaConfig, plan: Plan) -> dict[str, Any]:
     """Return what a setting comes to, beside its nominal budget, as run.json shows it.
 
+    Where the question decides how many tokens are left, these are upper bounds.
+
     Args:
         setting: with a budget of K tokens.
         cfg: the model.

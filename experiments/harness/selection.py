@@ -134,6 +134,27 @@ def handed_over(selection: Selection, setting: Setting, features: jax.Array) -> 
 
 def check_distinct(index: np.ndarray, budget: int, setting: Setting) -> None:
     """Raise a RuntimeError unless the last axis has `budget` different tokens everywhere."""
-    ascending = np.sort(index, axis=-1)
-    if index.shape[-1] != budget or (ascending[..., 1:] == ascending[..., :-1]).any():
+    if index.shape[-1] != budget or _repeats(index):
         raise RuntimeError(f"pruner {setting.name} did not keep {budget} different tokens")
+
+
+def check_at_most(index: np.ndarray, most: np.ndarray, setting: Setting) -> None:
+    """Raise a RuntimeError unless the last axis has different numbers, so many from 0 on at most.
+
+    Args:
+        index: int[..., W]; what is below 0 is none of the picture's tokens.
+        most: int[...], how many of its tokens there may be, as the pruner chose.
+        setting: is named.
+    """
+    found = (index >= 0).sum(axis=-1)
+    if _repeats(index) or (found > most).any():
+        raise RuntimeError(
+            f"pruner {setting.name} chose {most.min()} to {most.max()} different tokens, but "
+            f"{found.min()} to {found.max()} were left"
+        )
+
+
+def _repeats(index: np.ndarray) -> bool:
+    """Return whether a number occurs twice along the last axis."""
+    ascending = np.sort(index, axis=-1)
+    return bool((ascending[..., 1:] == ascending[..., :-1]).any())

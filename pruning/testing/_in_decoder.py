@@ -32,7 +32,7 @@ _ATTENTION = ("row", "row_text", "rows")
 
 def _left_after(cut: Cut, num_left: int) -> int:
     """Return how many visual tokens a cut leaves."""
-    return num_left if cut.how == "mask" else cut.keep + cut.merged
+    return num_left if cut.how == "mask" else min(cut.keep + cut.merged, num_left)
 
 
 def _cases(pruner: Any, seed: int, depth: int, budget: int, num_text: int = 6) -> list[Case]:
@@ -74,7 +74,8 @@ def _require_cuts(cuts: Any, depth: int) -> None:
         looks = (cut.layer - 1, cut.layer)
         require(cut.look in looks, f"look must be one of {looks}, got {cut.look}")
         require(1 <= cut.keep <= keep, f"keep {cut.keep} outside 1 … {keep}")
-        require(0 <= cut.merged <= left - cut.keep, f"{cut.keep} + {cut.merged} of {left} left")
+        most = left if cut.at_most else left - cut.keep
+        require(0 <= cut.merged <= most, f"{cut.keep} + {cut.merged} of {left} left")
         require(cut.how in _HOW, f"how must be one of {_HOW}, got {cut.how!r}")
         layer, keep, left = cut.layer, cut.keep, _left_after(cut, left)
 

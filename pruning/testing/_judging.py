@@ -156,13 +156,31 @@ def _require_cut(answer: Any, tokens: DecoderTokens, cut: Cut) -> None:
     want = Masked if cut.how == "mask" else Survivors
     require(isinstance(answer, want), f"a {want.__name__} is due, got {type(answer).__name__}")
     num_left = len(tokens.hidden)
+    if isinstance(answer, Survivors) and cut.at_most:
+        cut = _require_bounds(answer, cut, num_left)
     with case("index"):
         _require_picks(answer.index, cut.keep, 0, num_left)
     if isinstance(answer, Masked):
         _require_mask(answer, tokens.num_before + num_left + len(tokens.text_hidden))
-    elif cut.merged or answer.merged is not None:
+        return
+    require(cut.at_most or answer.alive is None, "alive without a cut that says at_most")
+    if cut.merged or answer.merged is not None:
         with case("merged"):
             _require_floats(answer.merged, (cut.merged, tokens.hidden.shape[1]))
+
+
+def _require_bounds(answer: Survivors, cut: Cut, num_left: int) -> Cut:
+    """Check bool[keep + merged] of a cut whose numbers are bounds; return it with those given."""
+    keep = len(answer.index)
+    merged = 0 if answer.merged is None else len(answer.merged)
+    require(keep <= cut.keep, f"{keep} tokens, of {cut.keep} at most")
+    require(merged <= cut.merged, f"{merged} merged tokens, of {cut.merged} at most")
+    with case("alive"):
+        _require_array(answer.alive, (keep + merged,), jnp.bool_)
+        alive = np.asarray(answer.alive)
+        require(alive[:keep].any(), "no token is left")
+        require(alive.sum() <= num_left, f"{alive.sum()} are left of {num_left}")
+    return dataclasses.replace(cut, keep=keep, merged=merged)
 
 
 def _require_picks(picks: Any, count: int, low: int, high: int) -> None:

@@ -21,7 +21,7 @@ MADE = ("visionzip", "prunesid", "prumerge", "prumerge_plus", "tome")
 
 def run(config, **changes):
     """Return setting id → records, by key."""
-    config = dataclasses.replace(config, hyperparameters={}, **changes)
+    config = dataclasses.replace(config, **{"hyperparameters": {}} | changes)
     work = command.prepare(pope.BENCHMARK, config, Stopwatch(exact=False))
     return {f.name: records.read_records(f) for f in command.answer(work).folders}
 
@@ -74,6 +74,28 @@ def test_tokens_are_taken_out_inside(config, name):
         assert (masks(rows).sum(axis=1) == last.keep).all()
     assert any(len(set(kept)) > 1 for kept in by_image(rows).values())
     assert differ(rows, found["none"])
+
+
+BY_RANK = {"pruners": ("sparsevlm",), "hyperparameters": {"sparsevlm_version": ("1.0",)}}
+
+
+def test_every_question_keeps_a_number_of_its_own(config):
+    found = run(config, budgets=(8,), **BY_RANK)
+    rows = found["sparsevlm_k8_1.0"]
+    counts = dict(zip(rows, masks(rows).sum(axis=1), strict=True))
+    assert len(set(counts.values())) > 2
+    assert min(counts.values()) >= 1
+    for key, count in counts.items():  # attention of rank 16 drops nothing
+        change = np.subtract(rows[key].log_masses, found["none"][key].log_masses)
+        assert (np.abs(change).max() > 1e-5) == (count < 16)
+    (plan,) = (json.loads(f.read_text())["plan"] for f in _run_files(config) if "1.0" in str(f))
+    assert plan["visual_tokens_per_layer"] == [16, 16, 16]  # no question has more
+
+
+def test_a_stage_that_leaves_more_than_was_chosen_fails_the_run(config, monkeypatch):
+    monkeypatch.setattr(cutting, "_take_living", lambda tokens, index, merged, alive: tokens)
+    with pytest.raises(RuntimeError, match=r"sparsevlm chose .* but 16 to 16 were left"):
+        run(config, budgets=(8,), **BY_RANK)
 
 
 @pytest.mark.parametrize("name", MADE)
