@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llava_jax import decoding, model, text
+from llava_jax import decoding, generation, model, text
 from llava_jax.config import LlavaConfig
 from llava_jax.looking import Choose, Run, Tokens, by_question, living, look, view
 from llava_jax.stage import Array, Params, Stage, inline
@@ -59,10 +59,11 @@ def answer(
     reads: Sequence[str],
     *,
     before: decoding.Prefix,
+    keep: bool = False,
     cfg: LlavaConfig,
     stage: Stage = inline,
-) -> tuple[jax.Array, jax.Array]:
-    """Return the logits of the first answer token, and which visual tokens were left for it.
+) -> tuple[generation.Context, jax.Array]:
+    """Return what the answer is computed from, and which visual tokens were left for it.
 
     Args:
         params: the model.
@@ -75,32 +76,39 @@ def answer(
         choose: what is left after a cut.
         reads: names of the fields of ``View`` that ``choose`` reads.
         before: the prefix of prompt_ids, from ``decoding.begin``.
+        keep: whether more than one token is wanted; without it, and where a cut masks, the
+            context has the first token's logits alone.
         cfg: shapes.
         stage: how a stage is run.
 
     Returns:
-        (float32[G, Q, V], int32[G, Q, W] the tokens left, −1 for one made of others and for
-        every place that a cut left empty).
+        (context, int32[G, Q, W] the tokens left, −1 for one made of others and for every place
+        that a cut left empty).
     """
-    run = Run(params, before, lengths, reads, cfg, stage)
+    run = Run(params, before, lengths, reads, keep, cfg, stage)
     embedding = {"embed_tokens": params["text"]["embed_tokens"]}
     start = tokens = stage(_start)(embedding, image, suffix_ids, before.next_position)
-    layer = 0
+    layer, seen = 0, []
     for cut in cuts:
-        tokens, looked = _descend(run, tokens, layer, cut)
+        tokens, looked, found = _descend(run, tokens, layer, cut)
         chosen = choose(cut, view(run, looked, tokens, start))
         if cut.how == "mask":
-            return _answer_masked(run, prompt_ids, cut.layer, tokens, chosen), chosen.index
+            logits = _answer_masked(run, prompt_ids, cut.layer, tokens, chosen)
+            return generation.Context(logits, (), (), lengths), chosen.index
         if cut.how == "restart":
             again = _answer_again(run, image, suffix_ids, chosen.index, renumber=cut.renumber)
             return again, chosen.index
+        seen += found
         if chosen.alive is None:
             tokens = stage(_take)(tokens, chosen.index, chosen.merged)
         else:
             tokens = stage(_take_living)(tokens, chosen.index, chosen.merged, chosen.alive)
         tokens = stage(_renumber)(tokens, before.next_position) if cut.renumber else tokens
         layer = cut.layer
-    return _finish(run, tokens, layer), by_question(run, tokens.origin[:, None])
+    logits, found = _finish(run, tokens, layer)
+    layers, suffixes = zip(*seen, *found, strict=True) if keep else ((), ())
+    context = generation.Context(logits, layers, suffixes, lengths)
+    return context, by_question(run, tokens.origin[:, None])
 
 
 def _start(params: Params, image: jax.Array, suffix_ids: jax.Array, start: jax.Array) -> Tokens:
@@ -113,34 +121,54 @@ def _start(params: Params, image: jax.Array, suffix_ids: jax.Array, start: jax.A
     return Tokens(image[:, None], words, offset + places, offset + behind, places[:, 0])
 
 
-def _descend(run: Run, tokens: Tokens, layer: int, cut: Cut) -> tuple[Tokens, dict[str, jax.Array]]:
-    """Run the layers from one to a cut; return the tokens there and what was looked at."""
-    looked = {}
+_Seen = list[tuple[generation.Layer, text.KeyValue]]
+"""Per layer, what the next token would find there and the suffixes' keys and values."""
+
+
+def _descend(
+    run: Run, tokens: Tokens, layer: int, cut: Cut
+) -> tuple[Tokens, dict[str, jax.Array], _Seen]:
+    """Run the layers from one to a cut; return the tokens there, what was looked at and seen."""
+    looked, seen = {}, []
     for index in range(layer, cut.layer):
         if index == cut.look:
             looked = look(run, tokens, index)
-        tokens = _advance(run, tokens, index)
-    return tokens, look(run, tokens, cut.layer) if cut.look == cut.layer else looked
+        tokens, found = _advance(run, tokens, index)
+        seen += found
+    return tokens, look(run, tokens, cut.layer) if cut.look == cut.layer else looked, seen
 
 
-def _advance(run: Run, tokens: Tokens, index: int) -> Tokens:
+def _advance(run: Run, tokens: Tokens, index: int) -> tuple[Tokens, _Seen]:
     """Run one layer."""
     layer, cfg = run.params["text"]["layers"][index], run.cfg.text
     before = run.before.layers[index]
     visual, prefix = run.stage(decoding.prefix_block)(
         layer, tokens.visual, tokens.positions, before, cfg=cfg
     )
-    words, _ = run.stage(text.block)(
+    words, own = run.stage(text.block)(
         layer, tokens.text, tokens.text_positions, prefix, **living(run, tokens), cfg=cfg
     )
-    return dataclasses.replace(tokens, visual=visual, text=words)
+    seen = _seen(run, tokens, prefix, own)
+    return dataclasses.replace(tokens, visual=visual, text=words), seen
 
 
-def _finish(run: Run, tokens: Tokens, layer: int) -> jax.Array:
+def _seen(run: Run, tokens: Tokens, prefix: text.KeyValue, own: text.KeyValue) -> _Seen:
+    """Return a layer's entry, if they are kept."""
+    if not run.keep:
+        return []
+    shape = tokens.text.shape[:2]
+    positions = jnp.broadcast_to(tokens.text_positions, tokens.text.shape[:3])
+    last = (jnp.asarray(run.lengths) - 1).reshape(*shape, 1)
+    behind = jnp.take_along_axis(positions, last, axis=2)[..., 0] + 1
+    return [(generation.Layer(prefix, behind, **living(run, tokens)), own)]
+
+
+def _finish(run: Run, tokens: Tokens, layer: int) -> tuple[jax.Array, _Seen]:
     """Run the layers from one to the last and read the answer, float32[G, Q, V]."""
-    last = run.cfg.text.num_layers - 1
+    last, seen = run.cfg.text.num_layers - 1, []
     for index in range(layer, last):
-        tokens = _advance(run, tokens, index)
+        tokens, found = _advance(run, tokens, index)
+        seen += found
     params, cfg = run.params["text"]["layers"][last], run.cfg.text
     prefix = run.stage(decoding.last_prefix_block)(
         params, tokens.visual, tokens.positions, run.before.layers[last], cfg=cfg
@@ -155,7 +183,10 @@ def _finish(run: Run, tokens: Tokens, layer: int) -> jax.Array:
         **living(run, tokens),
         cfg=cfg,
     )
-    return _read(run, end)
+    if run.keep:
+        own = run.stage(text.key_value)(params, tokens.text, tokens.text_positions, cfg=cfg)
+        seen += _seen(run, tokens, prefix, own)
+    return _read(run, end), seen
 
 
 def _read(run: Run, end: jax.Array) -> jax.Array:
@@ -228,7 +259,7 @@ def _renumber(tokens: Tokens, start: jax.Array) -> Tokens:
 
 def _answer_again(
     run: Run, image: jax.Array, suffix_ids: Array, index: jax.Array, *, renumber: bool
-) -> jax.Array:
+) -> generation.Context:
     """Answer from the first layer on with the kept tokens alone."""
     kept = jnp.sort(index, axis=-1)
     k, n, t = kept.shape[-1], image.shape[1], suffix_ids.shape[2]
@@ -237,7 +268,10 @@ def _answer_again(
     how = {"cfg": run.cfg, "stage": run.stage}
     prefix = decoding.prefill(run.params, run.before, picked, places, k if renumber else n, **how)
     ids, lengths = suffix_ids.reshape(-1, 1, t), run.lengths.reshape(-1, 1)
-    return by_question(run, decoding.answer(run.params, prefix, ids, lengths, **how))
+    context = generation.start(run.params, prefix, ids, lengths, keep=run.keep, **how)
+    return dataclasses.replace(
+        context, logits=by_question(run, context.logits), lengths=run.lengths
+    )
 
 
 def _answer_masked(

@@ -119,19 +119,19 @@ class Engine:
             self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=self.stage
         )
 
-    def generate(
-        self,
-        prefix: decoding.Prefix,
-        suffix_ids: Array,
-        lengths: Array,
-        end_id: int,
-        max_new_tokens: int,
-    ) -> tuple[jax.Array, generation.Generated]:
-        """Return first-token logits float32[G, Q, V] and the text; see ``generation.greedy``."""
+    def read(
+        self, prefix: decoding.Prefix, suffix_ids: Array, lengths: Array, *, keep: bool = True
+    ) -> generation.Context:
+        """Read questions so that they can be answered at length; see ``generation.start``."""
+        how = {"keep": keep, "cfg": self.cfg, "stage": self.stage}
+        return generation.start(self.params, prefix, suffix_ids, lengths, **how)
+
+    def say(
+        self, context: generation.Context, end_id: int, max_new_tokens: int
+    ) -> generation.Generated:
+        """Return the text after what was read, once; see ``generation.greedy``."""
         how = {"cfg": self.cfg, "stage": self.stage}
-        context = generation.start(self.params, prefix, suffix_ids, lengths, **how)
-        said = generation.greedy(self.params, context, end_id, max_new_tokens, **how)
-        return context.logits, said
+        return generation.greedy(self.params, context, end_id, max_new_tokens, **how)
 
     def answer_cut(
         self,
@@ -143,7 +143,9 @@ class Engine:
         cuts: Sequence[cutting.Cut],
         choose: looking.Choose,
         reads: Sequence[str],
-    ) -> tuple[jax.Array, jax.Array]:
+        *,
+        keep: bool = False,
+    ) -> tuple[generation.Context, jax.Array]:
         """Answer from all visual tokens, float[G, N, Dv], of which some are taken out on the way.
 
         Args:
@@ -155,10 +157,11 @@ class Engine:
             cuts: where; see ``cutting.answer``.
             choose: what is left.
             reads: what ``choose`` looks at.
+            keep: whether more than the first token is wanted.
 
         Returns:
-            (float32[G, Q, V], int32[G, Q, W] the tokens left, −1 for one made of others and
-            for every place that a cut left empty).
+            (context, int32[G, Q, W] the tokens left, −1 for one made of others and for every
+            place that a cut left empty).
         """
         image = self.stage(model.project)(self.params["projector"], features)
         return cutting.answer(
@@ -171,6 +174,7 @@ class Engine:
             choose,
             reads,
             before=before,
+            keep=keep,
             cfg=self.cfg,
             stage=self.stage,
         )

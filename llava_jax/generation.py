@@ -13,16 +13,32 @@ own.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from llava_jax import decoding, text
-from llava_jax.config import LlavaConfig
+from llava_jax.config import LlavaConfig, TextConfig
 from llava_jax.stage import Array, Params, Stage, inline
 
 _ROOM = 8  # new tokens that the first cache has places for
+
+
+class Layer(NamedTuple):
+    """What the next token of every question finds in one layer, but for the suffix.
+
+    Attributes:
+        prefix: keys and values, float[B, P, K, d].
+        next_position: int32[B, G · Q / B], position of the next token.
+        prefix_visible: bool[B, P], prefix tokens that there are; None for all.
+    """
+
+    prefix: text.KeyValue
+    next_position: jax.Array
+    prefix_visible: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +47,15 @@ class Context:
 
     Attributes:
         logits: float32[G, Q, V], of the next token.
-        prefixes: keys and values of every layer, float[B, P, K, d]; P may differ by layer.
-        suffixes: those of what follows, float[B, G · Q / B, T, K, d].
-        lengths: int32[G, Q], of the T tokens that are no padding.
-        next_position: int32[G, Q], position of the next token.
+        layers: of the decoder; none where the first token is all that is wanted.
+        suffixes: keys and values in every layer, float[B, G · Q / B, T, K, d].
+        lengths: int32[G, Q], of the T suffix tokens that are no padding.
     """
 
     logits: jax.Array
-    prefixes: tuple[text.KeyValue, ...]
-    suffixes: tuple[text.KeyValue, ...]
+    layers: Sequence[Layer]
+    suffixes: Sequence[text.KeyValue]
     lengths: Array
-    next_position: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +85,20 @@ def start(
     suffix_ids: Array,
     lengths: Array,
     *,
+    keep: bool = True,
     cfg: LlavaConfig,
     stage: Stage = inline,
 ) -> Context:
-    """Read the questions; see ``decoding.read`` for the arguments."""
+    """Read the questions; see ``decoding.read`` for the arguments.
+
+    Without ``keep`` the context has the first token's logits alone.
+    """
     logits, suffixes = decoding.read(
-        params, prefix, suffix_ids, lengths, keep=True, cfg=cfg, stage=stage
+        params, prefix, suffix_ids, lengths, keep=keep, cfg=cfg, stage=stage
     )
     behind = prefix.next_position[:, None] + jnp.asarray(lengths)
-    return Context(logits, prefix.layers, suffixes, lengths, behind)
+    layers = [Layer(kv, behind) for kv in prefix.layers] if keep else ()
+    return Context(logits, layers, suffixes, lengths)
 
 
 def greedy(
@@ -112,7 +131,7 @@ def greedy(
             break
         if num_suffix + count == caches[0].keys.shape[2]:
             room = _room(count, max_new_tokens)
-            caches = tuple(stage(_longer)(kv, np.zeros(room)) for kv in caches)
+            caches = [stage(_longer)(cache, np.zeros(room)) for cache in caches]
         logits, caches = _step(params, context, caches, token, count, cfg=cfg, stage=stage)
     ids, log_probs = (
         np.stack([np.asarray(x) for x in part], -1) for part in zip(*steps, strict=True)
@@ -144,53 +163,50 @@ def _longer(kv: text.KeyValue, room: jax.Array) -> text.KeyValue:
 def _step(
     params: Params,
     context: Context,
-    caches: tuple[text.KeyValue, ...],
+    caches: Sequence[text.KeyValue],
     token: jax.Array,
     count: int,
     *,
     cfg: LlavaConfig,
     stage: Stage,
-) -> tuple[jax.Array, tuple[text.KeyValue, ...]]:
+) -> tuple[jax.Array, list[text.KeyValue]]:
     """Run one token of every question through all layers; return the next one's logits."""
-    decoder = params["text"]
-    embedding = {"embed_tokens": decoder["embed_tokens"]}
-    num_suffix = context.suffixes[0].keys.shape[2]
-    slot, written = np.int32(num_suffix + count), []
-    x, positions = stage(_token)(embedding, token, context.next_position, np.int32(count))
-    masks = {kv.keys.shape[:2]: kv.keys for kv in caches}  # one, or one on either side of a cut
-    masks = {
-        shape: stage(_visible)(keys, context.lengths, num_suffix, slot)
-        for shape, keys in masks.items()
-    }
-    for layer, prefix, cache in zip(decoder["layers"], context.prefixes, caches, strict=True):
-        shape = cache.keys.shape[:2]
-        x, cache = stage(text.step)(
-            layer,
-            x.reshape(*shape, *x.shape[2:]),
-            positions.reshape(*shape, 1),
-            prefix,
-            cache,
-            slot,
-            masks[shape],
-            cfg=cfg.text,
+    decoder, number, written = params["text"], np.int32(count), []
+    slot = np.int32(context.suffixes[0].keys.shape[2] + count)
+    x = stage(text.embed)({"embed_tokens": decoder["embed_tokens"]}, token)
+    for block, layer, cache in zip(decoder["layers"], context.layers, caches, strict=True):
+        x, cache = stage(_advance)(
+            block, x, layer, cache, context.lengths, number, slot, cfg=cfg.text
         )
         written.append(cache)
     head = {"norm": decoder["norm"], "lm_head": decoder["lm_head"]}
-    x = x.reshape(*token.shape, *x.shape[2:])
-    return stage(decoding.logits)(head, x, cfg=cfg), tuple(written)
+    x = x.reshape(*token.shape, 1, x.shape[-1])
+    return stage(decoding.logits)(head, x, cfg=cfg), written
 
 
-def _token(
-    params: Params, token: jax.Array, next_position: jax.Array, count: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return embeddings [G, Q, 1, D] and positions [G, Q, 1] of a token int[G, Q]."""
-    return text.embed(params, token)[:, :, None], (next_position + count)[..., None]
-
-
-def _visible(
-    keys: jax.Array, lengths: jax.Array, num_suffix: jax.Array, slot: jax.Array
-) -> jax.Array:
-    """Return which places of a cache hold a suffix's own tokens or what was said, [B, ·, 1, S]."""
-    place = jnp.arange(keys.shape[2]).reshape(1, 1, -1)
-    own = place < lengths.reshape(*keys.shape[:2], 1)
-    return (own | ((place >= num_suffix) & (place <= slot)))[:, :, None]
+def _advance(
+    params: Params,
+    x: jax.Array,
+    layer: Layer,
+    cache: text.KeyValue,
+    lengths: jax.Array,
+    count: jax.Array,
+    slot: jax.Array,
+    *,
+    cfg: TextConfig,
+) -> tuple[jax.Array, text.KeyValue]:
+    """Run one block on the next token of every question, whose state is float[..., D]."""
+    shape, place = cache.keys.shape[:2], jnp.arange(cache.keys.shape[2]).reshape(1, 1, 1, -1)
+    own = place < lengths.reshape(*shape, 1, 1)
+    said = (place >= slot - count) & (place <= slot)
+    return text.step(
+        params,
+        x.reshape(*shape, 1, x.shape[-1]),
+        layer.next_position.reshape(*shape, 1) + count,
+        layer.prefix,
+        cache,
+        slot,
+        own | said,
+        layer.prefix_visible,
+        cfg=cfg,
+    )

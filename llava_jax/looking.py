@@ -82,6 +82,7 @@ class Run:
         before: the text before the picture.
         lengths: int[G, Q], tokens of each suffix.
         reads: names of the view's fields that are needed.
+        keep: whether what the next token would look at is kept.
         cfg: shapes.
         stage: how a stage is run.
     """
@@ -90,6 +91,7 @@ class Run:
     before: decoding.Prefix
     lengths: Array
     reads: Sequence[str]
+    keep: bool
     cfg: LlavaConfig
     stage: Stage
 

@@ -122,6 +122,7 @@ class TextBlock(nn.Module):
         cache: KeyValue,
         slot: jax.Array,
         visible: jax.Array,
+        prefix_visible: jax.Array | None = None,
     ) -> tuple[jax.Array, KeyValue]:
         """Map one more token of each suffix, float[G, Q, 1, D], and put it into the cache."""
         own = self.key_value(x, positions)
@@ -129,7 +130,8 @@ class TextBlock(nn.Module):
         cache = KeyValue(
             *(update(all_, new, slot, 2) for all_, new in zip(cache, own, strict=True))
         )
-        mixed = prefix_attention(self.query(x, positions), *cache, *prefix, visible)
+        query = self.query(x, positions)
+        mixed = prefix_attention(query, *cache, *prefix, visible, prefix_visible)
         return self._finish(x, mixed), cache
 
     def _query_at(self, x: jax.Array, positions: jax.Array, places: jax.Array) -> jax.Array:
@@ -267,6 +269,7 @@ def step(
     cache: KeyValue,
     slot: jax.Array,
     visible: jax.Array,
+    prefix_visible: jax.Array | None = None,
     *,
     cfg: TextConfig,
 ) -> tuple[jax.Array, KeyValue]:
@@ -280,12 +283,14 @@ def step(
         cache: those of the suffixes and what follows them, float[G, Q, S, K, d]; may be donated.
         slot: int[], where in it the token's go.
         visible: bool[G, Q, 1, S], places of the cache that the token sees, its own among them.
+        prefix_visible: bool[G, P], prefix tokens that it sees; None for all.
         cfg: shapes.
 
     Returns:
         (hidden states float[G, Q, 1, D], the cache with the token).
     """
-    return run(TextBlock(cfg), params, x, positions, prefix, cache, slot, visible, method="step")
+    args = (x, positions, prefix, cache, slot, visible, prefix_visible)
+    return run(TextBlock(cfg), params, *args, method="step")
 
 
 def unembed(params: Params, x: jax.Array, *, cfg: TextConfig) -> jax.Array:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import importlib
 import math
+import operator
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -122,19 +124,33 @@ def read(
     )
 
 
+_FIELDS = {
+    "fingerprint": str,
+    "setting": dict,
+    "expected.rows": int,
+    "identity.benchmark": str,
+    "identity.confidence.route": str,
+    "identity.data.sha256": str,
+    "identity.dtype": str,
+    "identity.weights": str,
+}
+"""What is used of a run.json, by its way there."""
+
+
 def _run(folder: pathlib.Path) -> tuple[dict[str, Any], Benchmark]:
     """Return a folder's run.json and the benchmark that it names."""
     try:
         run = predictions.read_run(folder)
-        identity = run["identity"]
-        name, needed = identity["benchmark"], (identity["confidence"]["route"], run["setting"])
-        identity["data"]["sha256"], identity["weights"], run["expected"]["rows"], needed
-        known = name in TASKS
+        for name, kind in _FIELDS.items():
+            value = functools.reduce(operator.getitem, name.split("."), run)
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} is {value!r}")
     except OSError as error:
         raise InputError(f"--run={folder} is no setting's folder: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}/{records.RUN} does not describe a run: {error!r}") from None
-    if not known:
+    name = run["identity"]["benchmark"]
+    if name not in TASKS:
         raise InputError(f"{folder}/{records.RUN}: no benchmark is called {name!r}")
     return run, importlib.import_module(f"experiments.{name}").BENCHMARK
 

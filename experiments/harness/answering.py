@@ -47,6 +47,11 @@ class Shared:
     max_new_tokens: int | None
     watch: Stopwatch
 
+    @property
+    def speaks(self) -> bool:
+        """Whether more than the first token is wanted."""
+        return self.max_new_tokens is not None
+
 
 class Answers(NamedTuple):
     """A batch's answers.
@@ -115,16 +120,23 @@ def _answer_before(
         raise RuntimeError(f"the prefix has {visual} visual tokens, not K = {setting.budget}")
     pictures = prefix.next_position.shape[0]  # G, or one for each question
     ids = batch.suffix_ids.reshape(pictures, -1, batch.suffix_ids.shape[-1])
-    lengths, said = batch.lengths.reshape(pictures, -1), None
+    lengths = batch.lengths.reshape(pictures, -1)
     with watch.stage("decoder, questions"):
-        if shared.max_new_tokens is None:
-            logits = watch.ready(engine.answer(prefix, ids, lengths))
-        else:
-            end = (shared.end_id, shared.max_new_tokens)
-            logits, said = engine.generate(prefix, ids, lengths, *end)
-            said = said.reshape(g, q)
+        context = engine.read(prefix, ids, lengths, keep=shared.speaks)
+        watch.ready(context.logits)
     kept = np.where(handed.index < 0, n, handed.index).reshape(g, -1, setting.budget)
-    return Answers(logits.reshape(g, q, -1), kept, said)
+    return Answers(context.logits.reshape(g, q, -1), kept, _said(shared, context, batch))
+
+
+def _said(
+    shared: Shared, context: generation.Context, batch: batching.ImageBatch
+) -> generation.Generated | None:
+    """Return the text after the questions, None on the first-token route."""
+    if shared.max_new_tokens is None:
+        return None
+    with shared.watch.stage("decoder, text"):
+        said = shared.engine.say(context, shared.end_id, shared.max_new_tokens)
+    return said.reshape(*batch.lengths.shape)
 
 
 def _answer_inside(
@@ -150,7 +162,7 @@ def _answer_inside(
 
     common = np.broadcast_to(shared.common_ids, (g, q, c))
     with shared.watch.stage("decoder, pruned inside"):
-        logits, left = engine.answer_cut(
+        context, left = engine.answer_cut(
             shared.prompt_ids,
             before,
             features,
@@ -159,6 +171,7 @@ def _answer_inside(
             cuts,
             choose,
             pruner.needs,
+            keep=shared.speaks,
         )
         kept = np.asarray(shared.watch.ready(left))
     place = np.arange(kept.shape[-1], dtype=kept.dtype)  # those made of others differ by place
@@ -169,4 +182,4 @@ def _answer_inside(
     else:
         count = setting.tokens_per_layer(features.shape[1], engine.cfg.text.num_layers)[-1]
         selection.check_distinct(apart, count, setting)
-    return Answers(logits, kept)
+    return Answers(context.logits, kept, _said(shared, context, batch))

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -81,6 +81,8 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
     check(config)
     source = find(config.model, config.dtype, offline=config.offline)
     grid = settings(config, source.cfg.vision.num_tokens)
+    if route == "generate":
+        _refuse_masks(grid, source)
     with watch.stage("read questions"):
         dataset = read(benchmark, config)
         work = plan.make(batching.group_by_image(dataset.examples), grid, source)
@@ -123,6 +125,17 @@ def check_answers(benchmark: Benchmark, config: RunConfig) -> str:
     if route == "first_token" and config.max_new_tokens:
         raise UsageError("--max_new_tokens is of --route=generate")
     return route
+
+
+def _refuse_masks(grid: Sequence[Setting], source: Source) -> None:
+    """Raise UsageError if a pruner hides tokens instead of taking them out."""
+    sizes = (source.cfg.vision.num_tokens, source.cfg.text.num_layers)
+    for setting in grid:
+        if any(cut.how == "mask" for cut in setting.cuts(*sizes)):
+            raise UsageError(
+                f"--route=generate: {setting.id} hides tokens and leaves them, which is offered "
+                "for the first token only; drop gives the same answers as mask"
+            )
 
 
 def read(benchmark: Benchmark, config: RunConfig) -> Dataset:

@@ -17,7 +17,7 @@ from PIL import Image
 from experiments.harness import batching, evidence, plan, questions, records, relevance, runner
 from experiments.harness.benchmark import Dataset, Example
 from experiments.harness.config import RunConfig
-from experiments.harness.errors import InputError, UsageError
+from experiments.harness.errors import InputError
 from experiments.harness.features import FeatureCache
 from experiments.harness.folder import RunFolder
 from experiments.harness.grid import check, settings
@@ -57,8 +57,7 @@ class Answerer:
             out: folder for the records; None keeps none.
 
         Raises:
-            UsageError: no such pruner, budget or hyper-parameter, or one that reads first tokens
-                only.
+            UsageError: no such pruner, budget or hyper-parameter.
             InputError: the model is not there.
         """
         check(config)
@@ -66,9 +65,6 @@ class Answerer:
         found = find(config.model, config.dtype, offline=config.offline)
         self._source = _Loaded(**vars(found))
         self.setting = settings(config, found.cfg.vision.num_tokens)[-1]  # the first is full
-        if self.setting.inside:
-            name = self.setting.name
-            raise UsageError(f"pruner={name} acts inside the decoder, where no text is generated")
         reads_clip = "relevance" in self.setting.pruner.needs
         self._clip = relevance.find(config, found) if reads_clip else None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from lmms_eval.api.instance import (  # pyrefly: ignore[missing-import]
     GenerationResult,
@@ -79,7 +79,7 @@ class LlavaJax(lmms):
             own={},
             predictions=None,
             dtype=dtype,
-            preprocessing=preprocessing,
+            preprocessing=_one_of("preprocessing", preprocessing, get_args(images.Mode)),
             out="",
             fork=False,
             allow_failed=False,

@@ -38,8 +38,9 @@ def answers(model, groups, suffixes, width=None, features=None):
     kept = np.tile(np.arange(16, dtype=np.int32), (len(groups), 1))
     prompt = np.array(tokenizer.first(prompts.vicuna_v1("")[0]), np.int32)
     prefix = engine.prefill(engine.begin(prompt), features, kept)
-    logits, said = engine.generate(prefix, ids, batch.lengths, tokenizer.end_id, STEPS)
-    log_probs = jax.nn.log_softmax(logits)
+    context = engine.read(prefix, ids, batch.lengths)
+    log_probs = jax.nn.log_softmax(context.logits)
+    said = engine.say(context, tokenizer.end_id, STEPS)
     found = {}
     for g, group in enumerate(groups):
         for q, question in enumerate(group.questions):

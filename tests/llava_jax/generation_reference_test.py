@@ -58,7 +58,7 @@ def compare(folder, cfg, pixels, prompt, suffixes, end_id, steps):
     features = run.encode(pixels[None], ("features",)).require("features")
     every = np.arange(cfg.vision.num_tokens, dtype=np.int32)[None]
     prefix = run.prefill(run.begin(np.asarray(prompt, np.int32)), features, every)
-    _, got = run.generate(prefix, ids, lengths, end_id, steps)
+    got = run.say(run.read(prefix, ids, lengths), end_id, steps)
     wanted = reference_text(folder, cfg, pixels, prompt, suffixes, end_id, steps)
     for q, (said, log_probs) in enumerate(wanted):
         length = got.lengths[0, q]

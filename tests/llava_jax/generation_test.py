@@ -46,8 +46,13 @@ def features():
     return rng.standard_normal((16, 16, CFG.vision.width)).astype(np.float32)
 
 
+def generate(run, prefix, ids, lengths, end, steps):
+    context = run.read(prefix, ids, lengths)
+    return context.logits, run.say(context, end, steps)
+
+
 def say(run, features, rows, *, steps=12, end=NEVER, width=None):
-    return run.generate(prefix_of(run, features), *arrays(rows, width), end, steps)
+    return generate(run, prefix_of(run, features), *arrays(rows, width), end, steps)
 
 
 @pytest.mark.parametrize(("batch", "width"), [(4, None), (16, None), (4, 17)])
@@ -111,13 +116,13 @@ def test_a_prefix_of_its_own_for_every_question(run, features):
     ids, lengths = arrays(rows)
     kept = np.sort(rng.permuted(np.tile(np.arange(16), (4, 1)), axis=1)[:, :6], axis=1)
     own = run.prefill(run.begin(PROMPT), features[:2], kept.reshape(2, 2, 6).astype(np.int32))
-    _, said = run.generate(own, ids.reshape(4, 1, -1), lengths.reshape(4, 1), NEVER, 5)
+    _, said = generate(run, own, ids.reshape(4, 1, -1), lengths.reshape(4, 1), NEVER, 5)
     for index in range(4):
         g, q = divmod(index, 2)
         prefix = run.prefill(
             run.begin(PROMPT), features[g : g + 1], kept[index : index + 1].astype(np.int32)
         )
-        _, want = run.generate(prefix, *arrays([[rows[g][q]]]), NEVER, 5)
+        _, want = generate(run, prefix, *arrays([[rows[g][q]]]), NEVER, 5)
         assert said.ids[index, 0].tolist() == want.ids[0, 0].tolist()
 
 

@@ -73,7 +73,7 @@ def answer(case, params, cfg, embeds, cuts, pruner):
     )
     choose, _ = choose_with(pruner)
     before = decoding.begin(params, system, cfg=cfg)
-    logits, left = cutting.answer(
+    context, left = cutting.answer(
         params,
         system,
         jnp.asarray(embeds[picture])[None],
@@ -86,7 +86,7 @@ def answer(case, params, cfg, embeds, cuts, pruner):
         cfg=cfg,
         stage=engine.Engine(params, cfg).stage,
     )
-    return np.asarray(logits[0, 0, : embeds.shape[1]]), np.asarray(left[0, 0])
+    return np.asarray(context.logits[0, 0, : embeds.shape[1]]), np.asarray(left[0, 0])
 
 
 FASTV_VARIANTS = {
@@ -187,8 +187,8 @@ def answer_cut(model, features, ids, lengths, pruner, budget):
     cuts = pruner.cuts(budget, 16, CFG.text.num_layers)
     before = model.begin(PROMPT)
     how = (cuts, choose, pruner.needs)
-    logits, left = model.answer_cut(PROMPT, before, features, ids, lengths, *how)
-    return log_softmax(logits), np.asarray(left)
+    context, left = model.answer_cut(PROMPT, before, features, ids, lengths, *how)
+    return log_softmax(context.logits), np.asarray(left)
 
 
 @pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
@@ -274,3 +274,37 @@ def test_each_variant_answers_otherwise(model, features, variant):
     other, same = answer_cut(model, features, ids, lengths, pruner, 5)
     assert np.median(np.abs(other - right).max(axis=-1)) > 1e-3
     np.testing.assert_array_equal(np.sort(same), kept)
+
+
+SPEAKING = PRUNERS | {
+    "fastv at the input": pruning.FastV(fastv_variant="input"),
+    "fastv renumbered": pruning.FastV(fastv_variant="renumber"),
+    "sparsevlm 1.0": pruning.SparseVLM(sparsevlm_version="1.0"),
+}
+
+
+@pytest.mark.parametrize("pruner", SPEAKING.values(), ids=SPEAKING)
+def test_text_is_what_reading_it_anew_says(model, features, pruner):
+    """The choice is made once, at the prompt's last token; then all tokens are read again."""
+    (ids, lengths), steps = questions(), 10
+    choose, _ = choose_with(pruner, *lengths.shape)
+    cuts, before, chosen = pruner.cuts(5, 16, CFG.text.num_layers), model.begin(PROMPT), {}
+
+    def remember(cut, view):
+        chosen[cut] = choose(cut, view)
+        return chosen[cut]
+
+    how = (cuts, remember, pruner.needs)
+    context, _ = model.answer_cut(PROMPT, before, features, ids, lengths, *how, keep=True)
+    said = model.say(context, -1, steps)
+    assert said.ids.shape == (2, 3, steps)
+    text = np.zeros((2, 3, 8 + steps), np.int64)
+    text[..., :8] = ids
+    for step in range(steps):
+        again = (cuts, lambda cut, view: chosen[cut], pruner.needs)
+        found, _ = model.answer_cut(PROMPT, before, features, text, lengths + step, *again)
+        np.testing.assert_array_equal(said.ids[..., step], found.logits.argmax(-1))
+        log_probs = log_softmax(found.logits).max(-1)
+        np.testing.assert_allclose(said.log_probs[..., step], log_probs, atol=2e-5)
+        for g, q in np.ndindex(lengths.shape):
+            text[g, q, lengths[g, q] + step] = said.ids[g, q, step]

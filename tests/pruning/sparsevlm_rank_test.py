@@ -141,8 +141,8 @@ def masked(params, image, ids, lengths, budget):
     before = decoding.begin(params, PROMPT, cfg=CFG)
     how = {"before": before, "cfg": CFG, "stage": engine.Engine(params, CFG).stage}
     args = (PROMPT, jnp.asarray(image), ids, lengths, cuts, choose, PRUNER.needs)
-    logits, left = cutting.answer(params, *args, **how)
-    return np.asarray(logits[..., : CFG.real_vocab_size]), np.asarray(left), seen
+    context, left = cutting.answer(params, *args, **how)
+    return np.asarray(context.logits[..., : CFG.real_vocab_size]), np.asarray(left), seen
 
 
 @pytest.mark.parametrize("budget", [8, 24])
