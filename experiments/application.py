@@ -12,7 +12,7 @@ import pathlib
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import absl.flags
 from absl import app, logging
@@ -128,7 +128,7 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
 def _heading(
     benchmark: Benchmark,
     config: RunConfig,
-    entries: Sequence[dict[str, object]],
+    entries: Sequence[dict[str, Any]],
     outcome: command.Outcome,
 ) -> str:
     """Return what was run, how it was measured, and whether rows are missing."""
@@ -139,7 +139,9 @@ def _heading(
     state = f"{outcome.answered} answers now" if outcome.answered else "complete, nothing to do"
     failed = f"; {outcome.failed} ROWS FAILED and are left out" if outcome.failed else ""
     rows, pictures = entries[0]["n"], entries[0]["images"]
+    asked = ", ".join(f"{name} {value}" for name, value in entries[0]["asked"].items())
     return (
         f"{benchmark.name}: {rows} rows on {pictures} pictures; model {config.model}, "
-        f"data {config.data}; mode {config.mode}: {how}; {state}{failed}\n"
+        f"data {entries[0]['source']}; {entries[0]['route']}, {asked}; "
+        f"mode {config.mode}: {how}; {state}{failed}\n"
     )

@@ -115,7 +115,7 @@ def read_raw(folder: pathlib.Path, request: Request) -> Dataset:
     examples = counts.checked(_examples(rows, types, str(file), request), _ROWS, str(file))
     if _frame(request) == "first" and any(example.split == "video" for example in examples):
         raise InputError(f"--seed_frame=first: beside {file} are the videos' middle frames only")
-    return pictures.in_folder(examples, file.parent, str(folder))
+    return pictures.in_folder(examples, file.parent, f"{folder}, middle frames of videos")
 
 
 def read_hub(tables: Tables, request: Request) -> Dataset:
@@ -125,7 +125,9 @@ def read_hub(tables: Tables, request: Request) -> Dataset:
     found = _examples(table.rows(_KEYS), types, table.name, request)
     examples = counts.checked(found, _ROWS, table.name)
     place = pictures.places(table, [example.image for example in examples])
-    return pictures.in_tables(examples, place, tables.name, frame=_INDEX[_frame(request)])
+    frame = _INDEX[_frame(request)]
+    source = f"{tables.name}, {'middle' if frame else 'first'} frames of videos"
+    return pictures.in_tables(examples, place, source, frame=frame)
 
 
 BENCHMARK = Benchmark(

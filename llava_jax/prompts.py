@@ -60,26 +60,29 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: pathlib.Path) -> Tokenizer:
-        """Read ``tokenizer.json``.
+        """Read ``tokenizer.json``, or convert ``tokenizer.model`` where there is none.
 
         Raises:
-            FileNotFoundError: the folder has none.
+            FileNotFoundError: the folder has neither.
             ValueError: the file cannot be read, or gives no BOS.
         """
-        tokenizer, digest = _read(folder)
+        whole = (folder / "tokenizer.json").is_file()
+        tokenizer, digest = _read(folder) if whole else _convert(folder)
         found = cls(tokenizer, digest)
         if found.first("")[:1] != [tokenizer.token_to_id("<s>")]:
             raise ValueError(
-                f"{folder}/tokenizer.json does not put <s> first, as LLaVA's prompts need"
+                f"the tokenizer of {folder} does not put <s> first, as LLaVA's prompts need"
             )
         if tokenizer.token_to_id(_END) is None:
-            raise ValueError(f"{folder}/tokenizer.json has no {_END}, which ends an answer")
+            raise ValueError(f"the tokenizer of {folder} has no {_END}, which ends an answer")
         return found
 
     @property
     def end_id(self) -> int:
         """The id that ends an answer, ``</s>``."""
-        return self._tokenizer.token_to_id(_END)
+        found = self._tokenizer.token_to_id(_END)
+        assert found is not None  # from_folder refuses a tokenizer without it
+        return found
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, special tokens left out."""
@@ -156,6 +159,28 @@ class ClipTokenizer:
         padded = np.zeros((-(-len(ids) // length), length), np.int32)
         padded.flat[: len(ids)] = ids
         return padded
+
+
+def _convert(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:
+    """Return a SentencePiece tokenizer as transformers converts it, and its file's sha256.
+
+    No code of the folder is run.
+    """
+    file = folder / "tokenizer.model"
+    if not file.is_file():
+        raise FileNotFoundError(f"no tokenizer.json and no tokenizer.model in {folder}")
+    from transformers import AutoTokenizer  # two seconds, where the file is not read directly
+
+    try:
+        converted = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever stands in the way of a conversion
+        reason = str(error).splitlines()[0]
+        hint = "converting needs the extra `sentencepiece`"
+        raise ValueError(f"{file} cannot be converted: {reason} ({hint})") from None
+    found = converted.backend_tokenizer
+    start = ("<s>", found.token_to_id("<s>"))  # whatever tokenizer_config.json says of it
+    found.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", None, [start])
+    return found, hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _read(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:

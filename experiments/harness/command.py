@@ -95,7 +95,14 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
         clip = relevance.find(config, source) if any(map(_reads_clip, grid)) else None
         reads = {} if clip is None else {"clip": clip.identity()}
     folders = tuple(
-        _open(setting, config, identity | (reads if _reads_clip(setting) else {}), work, source)
+        _open(
+            setting,
+            config,
+            identity | (reads if _reads_clip(setting) else {}),
+            work,
+            source,
+            dataset.source,
+        )
         for setting in grid
     )
     asked = (example.question for example in dataset.examples)
@@ -271,9 +278,10 @@ def _identity(
             "template": "vicuna_v1",
             "before": source.tokenizer.first(before),
             "after_of_row_0": source.tokenizer.rest(after),
-            "style": config.prompt_style,
         },
-        **({"own": dict(config.own)} if config.own else {}),
+        "asked": {"prompt_style": config.prompt_style}
+        | ({"options": config.options} if benchmark.lettered else {})
+        | dict(config.own),
         "preprocessing": f"{config.preprocessing}-pillow-bicubic-{source.cfg.vision.image_size}",
         "confidence": confidence,
     }
@@ -285,6 +293,7 @@ def _open(
     identity: Mapping[str, Any],
     work: plan.Plan,
     source: Source,
+    data: str,
 ) -> RunFolder:
     """Make or find a setting's folder."""
     batches = {"images": len(work.groups), "images_per_batch": work.images_per_batch}
@@ -297,6 +306,7 @@ def _open(
         [row.key for group in work.groups for row in group.rows],
         plan=batches,
         setting=setting.describe(),
+        source=data,
         flagfile=flags.flagfile(config, setting.describe()),
         fork=config.fork,
     )

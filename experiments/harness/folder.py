@@ -52,6 +52,7 @@ class RunFolder:
         *,
         plan: Mapping[str, Any],
         setting: Mapping[str, Any],
+        source: str,
         flagfile: str,
         fork: bool,
     ) -> RunFolder:
@@ -63,6 +64,7 @@ class RunFolder:
             keys: expected keys, in the order of the plan.
             plan: the batch plan.
             setting: as results.json shows it.
+            source: where the questions were read, for people: it does not decide an answer.
             flagfile: contents of flags.txt.
             fork: where the folder holds another run, use ``<path>+<fingerprint>`` instead.
 
@@ -85,6 +87,7 @@ class RunFolder:
                 "sha256": hashlib.sha256(records.canonical(keys)).hexdigest(),
             },
             "plan": plan,
+            "source": source,
         }
         if found:
             folder._refuse_difference(found, content)

@@ -155,7 +155,7 @@ def read_records(folder: pathlib.Path) -> dict[str, Record]:
     return found
 
 
-def _tuples(fields: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that JSON turned into lists."""
     return {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
 

@@ -17,7 +17,8 @@ from llava_jax.engine import Engine
 
 POCKET = "pocket"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SMALL_FILES, _ALL_FILES = ["*.json"], ["*.json", "*.safetensors"]
+_SMALL_FILES = ["*.json", "tokenizer.model"]
+_ALL_FILES = [*_SMALL_FILES, "*.safetensors"]
 _SMALL_MODEL = 5e8
 
 

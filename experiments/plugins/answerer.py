@@ -97,8 +97,9 @@ class Answerer:
                 writer.close()
             folder.seal()
             found = records.read_records(folder.path)
-            for failure in _failures(folder.path, found):
-                raise InputError(f"{failure['key']}: {failure['reason']}")
+            if missing := [question.key for question in asked if question.key not in found]:
+                reasons = (folder.path / "failures-00000-of-00001.jsonl").read_text()
+                raise InputError(f"{missing[0]} could not be answered: {reasons.splitlines()[-1]}")
         return found
 
     @contextlib.contextmanager
@@ -121,6 +122,7 @@ class Answerer:
             [row.key for group in work.groups for row in group.rows],
             plan=plan.realised(self.setting, self._source.cfg, work),
             setting=self.setting.describe(),
+            source=dataset.source,
             flagfile="",
             fork=False,
         )
@@ -131,7 +133,6 @@ class Answerer:
     def _identity(self, dataset: Dataset, work: plan.Plan, max_new_tokens: int) -> dict[str, Any]:
         """Return all that decides the answers."""
         source, first = self._source, dataset.examples[0]
-        preprocessing = f"{self._config.preprocessing}-pillow-bicubic"
         return {
             "schema": records.SCHEMA,
             "benchmark": dataset.source,
@@ -146,7 +147,7 @@ class Answerer:
                 "before": work.prompt_ids,
                 "after_of_row_0": source.tokenizer.rest(prompts.vicuna_v1(first.user_text)[1]),
             },
-            "preprocessing": f"{preprocessing}-{source.cfg.vision.image_size}",
+            "preprocessing": self._config.preprocessing,
             "confidence": {"route": "generate", "max_new_tokens": max_new_tokens},
             **({} if self._clip is None else {"clip": self._clip.identity()}),
             "setting": self.setting.describe(),
@@ -214,11 +215,3 @@ def _digest(picture: Image.Image) -> str:
     """Return a sha256 of a picture's pixels."""
     rgb = picture.convert("RGB")
     return hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()
-
-
-def _failures(
-    folder: pathlib.Path, found: Mapping[str, records.Record]
-) -> Iterator[dict[str, Any]]:
-    """Yield the questions that could not be answered."""
-    for file in sorted(folder.glob("failures-*.jsonl")):
-        yield from (row for row in records.read(file) if row["key"] not in found)

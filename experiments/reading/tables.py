@@ -72,7 +72,8 @@ class Table:
     """
 
     def __init__(self, rows: datasets.Dataset, name: str):
-        self._rows = rows.with_format("arrow")  # cells as they are stored: no picture is decoded
+        # Cells as they are stored: no picture is decoded.
+        self._rows: Any = rows.with_format("arrow")
         self.name = name
         self.columns = tuple(rows.column_names)
 

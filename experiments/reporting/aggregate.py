@@ -7,7 +7,7 @@ import hashlib
 import json
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -23,7 +23,7 @@ METRICS = {*calibration.COLUMNS, *calibration.VALUE_ONLY}
 _BOOTSTRAP_SEED = 0
 _REALISED = {"visual_tokens", "tflop"}
 _ENTRY = {"setting", "run", "records", "mode", "n", "images", "failed", "seed", "splits"}
-_SCORED = {"route", "scores"}
+_SCORED = {"source", "asked", "route", "scores"}
 
 
 class Scorer(Protocol):
@@ -37,13 +37,13 @@ class Scorer(Protocol):
     def correct_by(self) -> str:
         """The tool that ``correct`` follows."""
 
-    def score(self, answers: Sequence[Answer], /) -> Scores:
-        """Return each tool's numbers."""
-        ...
+    @property
+    def score(self) -> Callable[[Sequence[Answer]], Scores]:
+        """Each tool's numbers."""
 
-    def correct(self, answer: Answer, /) -> bool:
-        """Return whether a generated answer is right."""
-        ...
+    @property
+    def correct(self) -> Callable[[Answer], bool]:
+        """Whether a generated answer is right."""
 
 
 def results(
@@ -150,6 +150,8 @@ def _evaluate(
         "mode": mode,
         "records": state,
         **_realised(run["plan"]),
+        "source": run.get("source"),
+        "asked": identity.get("asked", {}),
         "route": identity["confidence"]["route"],
         "scores": scorer.score([answers[key] for key in asked if key in answers]),
         **_measured(rows, answers, scorer, identity["confidence"]["route"], mode),

@@ -1,5 +1,7 @@
 """Prompts against the reference texts and, where a Llama tokenizer is given, ids."""
 
+import hashlib
+import io
 import json
 import pathlib
 
@@ -62,4 +64,45 @@ def test_a_broken_tokenizer_is_refused(tmp_path):
         prompts.Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="is not a tokenizer"):
+        prompts.Tokenizer.from_folder(tmp_path)
+
+
+def write_sentencepiece(folder):
+    """Train a SentencePiece model of a few pieces, in the manner of Vicuna's."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["USER: Is it? Yes No"] * 20 + ["ASSISTANT: Yes Yes No No"] * 20),
+        model_writer=content,
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(content.getvalue())
+    about = {"tokenizer_class": "LlamaTokenizer", "legacy": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+
+
+def test_a_folder_without_tokenizer_json_is_converted(tmp_path):
+    write_sentencepiece(tmp_path)
+    tokenizer = prompts.Tokenizer.from_folder(tmp_path)
+    first, rest = tokenizer.first("USER: "), tokenizer.rest("\nYes")
+    assert tokenizer.piece(first[0]) == "<s>"
+    assert "".join(map(tokenizer.piece, first[1:])) == "▁USER:▁"
+    assert [tokenizer.piece(i) for i in rest[:2]] == ["▁", "<0x0A>"]
+    (yes,) = tokenizer.answer_ids(("Yes",))
+    assert tokenizer.piece(yes) == "▁Yes"
+    assert tokenizer.end_id == 2
+    assert tokenizer.text([yes, tokenizer.end_id]) == "Yes"
+    content = (tmp_path / "tokenizer.model").read_bytes()
+    assert tokenizer.digest == hashlib.sha256(content).hexdigest()
+
+
+def test_what_cannot_be_converted_is_named(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"tokenizer\.model cannot be converted: "):
         prompts.Tokenizer.from_folder(tmp_path)
