@@ -104,8 +104,9 @@ def evaluate(place, **args):
         text=True,
         check=False,
     )
-    files = [*place.glob("logs/*/*_samples_tiny.jsonl"), *place.glob("logs/*/*_results.json")]
-    if len(files) != 2:
+    logs = place / "logs"
+    files = [*logs.rglob("*_samples_tiny.jsonl"), *logs.rglob("*_results.json")]
+    if len(files) != 2:  # it says 0 though the model raised
         return done, None, None
     rows = [json.loads(line) for line in files[0].read_text().splitlines()]
     return done, sorted(rows, key=lambda row: row["doc_id"]), json.loads(files[1].read_text())
