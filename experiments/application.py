@@ -50,7 +50,7 @@ def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
     work = command.prepare(benchmark, config, watch)
     if work is None:
         return errors.COMPLETE
-    generated = work.inputs.max_new_tokens is not None
+    generated = work.inputs.plan.max_new_tokens is not None
     compiling = _compile_statistics(benchmark, config, work.inputs.dataset, generated=generated)
     outcome = command.answer(work, compiling.start)
     with watch.stage("report"):

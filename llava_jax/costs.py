@@ -135,18 +135,20 @@ class Batch:
         questions: questions Q per picture.
         prefix: tokens P of a prefix.
         suffix: tokens T of a suffix.
+        said: tokens that may be generated after each suffix; 0 for the first one's logits alone.
     """
 
     images: int
     questions: int
     prefix: int
     suffix: int
+    said: int = 0
 
 
 def peak_bytes(cfg: LlavaConfig, batch: Batch, itemsize: int) -> int:
     """Estimate the memory of a batch, the weights not counted.
 
-    Keys and values of all layers stay; of the rest, the largest block counts: its float32
+    Keys and values of all layers stay, those of suffixes if text is generated; of the rest, the largest block counts: its float32
     attention scores, twice (before and after the softmax), and its widest activations.
 
     Args:
@@ -158,7 +160,8 @@ def peak_bytes(cfg: LlavaConfig, batch: Batch, itemsize: int) -> int:
     seen = g * (tokens * (4 * cfg.vision.width + cfg.vision.mlp_width) * itemsize)
     seen += g * 2 * 4 * cfg.vision.num_heads * tokens**2
     text, rows = cfg.text, batch.questions * batch.suffix
-    kept = 2 * g * batch.prefix * text.num_kv_heads * text.head_dim * itemsize * text.num_layers
+    places = batch.prefix + (batch.questions * (batch.suffix + batch.said) if batch.said else 0)
+    kept = 2 * g * places * text.num_kv_heads * text.head_dim * itemsize * text.num_layers
     wide = 4 * text.width + 3 * text.mlp_width
     scores = 2 * 4 * text.num_heads
     prefix = g * batch.prefix * (wide * itemsize + scores * batch.prefix)

@@ -77,21 +77,21 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
         UsageError: a flag's value does not fit the model or the pruners.
         InputError: weights, data or run folder refused.
     """
-    route = check_answers(benchmark, config)
+    said = new_tokens(benchmark, config)
     check(config)
     source = find(config.model, config.dtype, offline=config.offline)
     grid = settings(config, source.cfg.vision.num_tokens)
-    if route == "generate":
+    if said is not None:
         _refuse_masks(grid, source)
     with watch.stage("read questions"):
         dataset = read(benchmark, config)
-        work = plan.make(batching.group_by_image(dataset.examples), grid, source)
+        work = plan.make(batching.group_by_image(dataset.examples), grid, source, said)
     if config.dry_run:
         print(plan.describe(work, grid, source, dataset.source))
         return None
     _check_answers(dataset, source)
     with watch.stage("digests of data and weights"):
-        identity = _identity(benchmark, config, source, dataset, route)
+        identity = _identity(benchmark, config, source, dataset, said)
         clip = relevance.find(config, source) if any(map(_reads_clip, grid)) else None
         reads = {} if clip is None else {"clip": clip.identity()}
     folders = tuple(
@@ -107,14 +107,12 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
     )
     asked = (example.question for example in dataset.examples)
     questions.write(pathlib.Path(config.out), identity["data"]["sha256"], asked)
-    said = _max_new_tokens(benchmark, config) if route == "generate" else None
-    cache = _cache(config, identity)
-    inputs = runner.Inputs(work, dataset, source, clip, config, said, cache, watch)
+    inputs = runner.Inputs(work, dataset, source, clip, config, _cache(config, identity), watch)
     return Work(grid, folders, inputs)
 
 
-def check_answers(benchmark: Benchmark, config: RunConfig) -> str:
-    """Return the way answers are had.
+def new_tokens(benchmark: Benchmark, config: RunConfig) -> int | None:
+    """Return how many tokens an answer may have; None if the first token is read and none said.
 
     Raises:
         UsageError: flags about answers that do not go together.
@@ -131,7 +129,9 @@ def check_answers(benchmark: Benchmark, config: RunConfig) -> str:
         raise UsageError(f"--route=first_token: the answers of {name} are open; use generate")
     if route == "first_token" and config.max_new_tokens:
         raise UsageError("--max_new_tokens is of --route=generate")
-    return route
+    if route == "first_token":
+        return None
+    return config.max_new_tokens or benchmark.max_new_tokens
 
 
 def _refuse_masks(grid: Sequence[Setting], source: Source) -> None:
@@ -157,10 +157,6 @@ def read(benchmark: Benchmark, config: RunConfig) -> Dataset:
         own=config.own,
     )
     return opening.load(benchmark, request)
-
-
-def _max_new_tokens(benchmark: Benchmark, config: RunConfig) -> int:
-    return config.max_new_tokens or benchmark.max_new_tokens
 
 
 def answer(work: Work, then: Callable[[], None] = lambda: None) -> Outcome:
@@ -256,15 +252,15 @@ def _check_answers(dataset: Dataset, source: Source) -> None:
 
 
 def _identity(
-    benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset, route: str
+    benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset, said: int | None
 ) -> dict[str, Any]:
     """Return all that decides the answers of every setting."""
     first = dataset.examples[0]
     before, after = prompts.vicuna_v1(first.user_text)
     data = dataset.digest(allow_missing=config.allow_failed)
-    confidence: dict[str, Any] = {"route": route, "choices_of_row_0": first.choices}
-    if route == "generate":
-        confidence["max_new_tokens"] = _max_new_tokens(benchmark, config)
+    confidence: dict[str, Any] = {"route": "first_token", "choices_of_row_0": first.choices}
+    if said is not None:
+        confidence |= {"route": "generate", "max_new_tokens": said}
     return {
         "schema": records.SCHEMA,
         "benchmark": benchmark.name,

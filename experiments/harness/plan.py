@@ -37,6 +37,7 @@ class Plan:
         common_ids: the C tokens that every question starts with, computed once per picture.
         suffixes: user text → the tokens that are its own.
         images_per_batch: pictures G.
+        max_new_tokens: of a generated answer; None reads the first token only.
     """
 
     groups: tuple[ImageGroup, ...]
@@ -44,6 +45,7 @@ class Plan:
     common_ids: tuple[int, ...]
     suffixes: Mapping[str, tuple[int, ...]]
     images_per_batch: int
+    max_new_tokens: int | None = None
 
     @property
     def batches(self) -> tuple[tuple[ImageGroup, ...], ...]:
@@ -52,13 +54,19 @@ class Plan:
         return tuple(self.groups[i : i + size] for i in range(0, len(self.groups), size))
 
 
-def make(groups: tuple[ImageGroup, ...], grid: Sequence[Setting], source: Source) -> Plan:
+def make(
+    groups: tuple[ImageGroup, ...],
+    grid: Sequence[Setting],
+    source: Source,
+    max_new_tokens: int | None = None,
+) -> Plan:
     """Plan a run.
 
     Args:
         groups: all its pictures.
         grid: all its settings.
         source: the model.
+        max_new_tokens: of a generated answer; None reads the first token only.
     """
     texts = dict.fromkeys(q[0].user_text for group in groups for q in group.questions)
     ids = {text: source.tokenizer.rest(prompts.vicuna_v1(text)[1]) for text in texts}
@@ -69,6 +77,7 @@ def make(groups: tuple[ImageGroup, ...], grid: Sequence[Setting], source: Source
         common_ids=tuple(common),
         suffixes={text: tuple(tokens[len(common) :]) for text, tokens in ids.items()},
         images_per_batch=1,
+        max_new_tokens=max_new_tokens,
     )
     return dataclasses.replace(plan, images_per_batch=_images_per_batch(plan, grid, source))
 
@@ -127,12 +136,13 @@ def _shape(plan: Plan, setting: Setting, cfg: LlavaConfig, images: int) -> costs
     """Return a batch's shape; where the question decides, each has a picture of its own."""
     questions, suffix = _fullest(plan)
     text, kept = len(plan.prompt_ids) + len(plan.common_ids), setting.budget
+    said = plan.max_new_tokens or 0
     if not (setting.inside or setting.by_question):
-        return costs.Batch(images, questions, text + kept, suffix)
+        return costs.Batch(images, questions, text + kept, suffix, said)
     if setting.inside:
         counts, first = _computed(setting, cfg)
         kept = max(counts[first:])
-    return costs.Batch(images * questions, 1, text + kept, suffix)
+    return costs.Batch(images * questions, 1, text + kept, suffix, said)
 
 
 def describe(plan: Plan, grid: Sequence[Setting], source: Source, name: str) -> str:
@@ -171,6 +181,8 @@ def describe(plan: Plan, grid: Sequence[Setting], source: Source, name: str) -> 
             f"{ours / 1e12:>11.4g}{theirs / 1e12:>11.4g}{theirs / (ours + seen):>7.1f}x"
         )
     lines.append("alone: every row asked by itself, picture and all; less: vision tower included")
+    if plan.max_new_tokens is not None:
+        lines.append(f"generated text, up to {plan.max_new_tokens} tokens a question, not counted")
     return "\n".join(lines)
 
 

@@ -40,7 +40,6 @@ class Inputs:
         source: the model.
         clip: the dual encoder, None if no pruner needs it.
         config: the flags.
-        max_new_tokens: of a generated answer; None reads the first token only.
         cache: what the tower said before.
         watch: is told where the time goes.
     """
@@ -50,7 +49,6 @@ class Inputs:
     source: Source
     clip: Clip | None
     config: RunConfig
-    max_new_tokens: int | None
     cache: FeatureCache
     watch: Stopwatch
 
@@ -142,7 +140,7 @@ def _begin(
         )
     }
     pool.shutdown(wait=False)
-    end = (inputs.source.tokenizer.end_id, inputs.max_new_tokens)
+    end = (inputs.source.tokenizer.end_id, plan.max_new_tokens)
     return answering.Shared(engine, prompt_ids, before, common_ids, rehearsed, *end, inputs.watch)
 
 

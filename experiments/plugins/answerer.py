@@ -86,13 +86,14 @@ class Answerer:
                 run.
         """
         dataset = _dataset(task, asked)
-        work = plan.make(batching.group_by_image(dataset.examples), [self.setting], self._source)
+        groups = batching.group_by_image(dataset.examples)
+        work = plan.make(groups, [self.setting], self._source, max_new_tokens)
         with self._folder() as out:
-            folder = self._open(out / task, dataset, work, max_new_tokens)
+            folder = self._open(out / task, dataset, work)
             writer = records.Writer(folder.path)
             job = evidence.Job(self.setting, folder, folder.done(), writer)
             try:
-                self._run(job, dataset, work, max_new_tokens)
+                self._run(job, dataset, work)
             finally:
                 writer.close()
             folder.seal()
@@ -105,17 +106,15 @@ class Answerer:
     @contextlib.contextmanager
     def _folder(self) -> Iterator[pathlib.Path]:
         """Lend the folder of all tasks' records."""
-        if self._out:
+        if False:
             yield self._out
         else:
             with tempfile.TemporaryDirectory() as folder:
                 yield pathlib.Path(folder)
 
-    def _open(
-        self, out: pathlib.Path, dataset: Dataset, work: plan.Plan, max_new_tokens: int
-    ) -> RunFolder:
+    def _open(self, out: pathlib.Path, dataset: Dataset, work: plan.Plan) -> RunFolder:
         """Make or find the folder of a task's records."""
-        identity = self._identity(dataset, work, max_new_tokens)
+        identity = self._identity(dataset, work)
         folder = RunFolder.open(
             out / self.setting.id,
             records.canonical_copy(identity),
@@ -130,7 +129,7 @@ class Answerer:
         questions.write(out, identity["data"]["sha256"], asked)
         return folder
 
-    def _identity(self, dataset: Dataset, work: plan.Plan, max_new_tokens: int) -> dict[str, Any]:
+    def _identity(self, dataset: Dataset, work: plan.Plan) -> dict[str, Any]:
         """Return all that decides the answers."""
         source, first = self._source, dataset.examples[0]
         return {
@@ -148,7 +147,7 @@ class Answerer:
                 "after_of_row_0": source.tokenizer.rest(prompts.vicuna_v1(first.user_text)[1]),
             },
             "preprocessing": self._config.preprocessing,
-            "confidence": {"route": "generate", "max_new_tokens": max_new_tokens},
+            "confidence": {"route": "generate", "max_new_tokens": work.max_new_tokens},
             **({} if self._clip is None else {"clip": self._clip.identity()}),
             "setting": self.setting.describe(),
         }
@@ -157,9 +156,7 @@ class Answerer:
     def _weights(self) -> str:
         return self._source.digest()
 
-    def _run(
-        self, job: evidence.Job, dataset: Dataset, work: plan.Plan, max_new_tokens: int
-    ) -> None:
+    def _run(self, job: evidence.Job, dataset: Dataset, work: plan.Plan) -> None:
         """Answer what has no record yet."""
         missing = len(dataset.examples) - len(job.done)
         if not missing:
@@ -170,7 +167,6 @@ class Answerer:
             source=self._source,
             clip=self._clip,
             config=self._config,
-            max_new_tokens=max_new_tokens,
             cache=FeatureCache(pathlib.Path(), 0, {}),
             watch=Stopwatch(exact=False),
         )

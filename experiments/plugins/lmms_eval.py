@@ -13,7 +13,7 @@ likeliest, token by token. Of several pictures the first is shown.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from lmms_eval.api.instance import (  # pyrefly: ignore[missing-import]
@@ -34,6 +34,13 @@ from llava_jax import images
 _MAX_NEW_TOKENS = 1024
 """Where a task says nothing, as for lmms-eval's own LLaVA."""
 _MARK = "<image>"
+_LMMS_EVALS: dict[str, Any] = {
+    **{"data": "", "limit": None, "own": {}, "predictions": None, "max_new_tokens": None},
+    **{"route": "generate", "prompt_style": "lmms", "options": "valid", "mode": "default"},
+    **{"relevant": None, "allow_failed": False, "fork": False, "dry_run": False},
+    **{"out": "", "cache": "", "cache_gib": 0.0},
+}
+"""Flags that say what lmms-eval decides, or that a model inside it has no use for."""
 
 
 class LlavaJax(lmms):
@@ -59,34 +66,22 @@ class LlavaJax(lmms):
     ):
         super().__init__()
         del batch_size, max_batch_size, device  # batches are the plan's, the device is JAX's
+        _refuse_unknown("order", order, ("raster", "selection"))
+        _refuse_unknown("positions", positions, ("contiguous", "original"))
+        _refuse_unknown("preprocessing", preprocessing, get_args(images.Mode))
         config = RunConfig(
+            **_LMMS_EVALS,
             model=str(model),
-            data="",
             clip=clip,
-            relevant=None,
             pruners=(pruner,),
             budgets=(budget,),
             hyperparameters=_typed(pruner, hyperparameters),
             seeds=(seed,),
-            limit=None,
-            order=_one_of("order", order, ("raster", "selection")),
-            positions=_one_of("positions", positions, ("contiguous", "original")),
-            mode="default",
-            route="generate",
-            max_new_tokens=None,
-            prompt_style="lmms",
-            options="valid",
-            own={},
-            predictions=None,
+            order=order,
+            positions=positions,
             dtype=dtype,
-            preprocessing=_one_of("preprocessing", preprocessing, get_args(images.Mode)),
-            out="",
-            fork=False,
-            allow_failed=False,
+            preprocessing=preprocessing,
             offline=offline,
-            dry_run=False,
-            cache="",
-            cache_gib=0.0,
         )
         self._answerer = Answerer(config, pathlib.Path(records) if records else None)
 
@@ -177,7 +172,6 @@ def _typed(pruner: str, given: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
         raise UsageError(f"a hyper-parameter of {pruner}: {error}") from None
 
 
-def _one_of(name: str, value: str, known: Iterable[str]) -> str:
+def _refuse_unknown(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise UsageError(f"{name}={value} is not one of {', '.join(known)}")
-    return value

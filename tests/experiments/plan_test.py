@@ -78,9 +78,12 @@ def test_batch_size_follows_tokens_and_memory(made):
     work, grid = made
     work = dataclasses.replace(work, groups=work.groups * 200)
     cfg = config.llava_1_5_7b()
-    questions, suffix = 4, batching.padded(1, max(map(len, work.suffixes.values())))[1]
+    most = max(len(group.questions) for group in work.groups)
+    questions, suffix = batching.padded(most, max(map(len, work.suffixes.values())))
     enough = plan.batch_size(work, grid, cfg, 2, 10**12)
     assert (enough - 1) * questions * suffix < 2048 <= enough * questions * suffix
+    speaking = dataclasses.replace(work, max_new_tokens=128)
+    assert plan.batch_size(speaking, grid, cfg, 2, 20e9) < plan.batch_size(work, grid, cfg, 2, 20e9)
     tight = plan.batch_size(work, grid, cfg, 2, 17.8e9)
     assert 1 <= tight < enough
     assert plan.batch_size(work, grid, cfg, 2, 1e9) == 1
@@ -91,6 +94,10 @@ def test_description_names_what_is_shared(made, source):
     assert "5 rows, 4 distinct questions, 2 pictures" in text
     assert f"{len(made[0].prompt_ids)} before the picture, once" in text
     assert "saliency_k4" in text
+    assert "generated" not in text
+    speaking = dataclasses.replace(made[0], max_new_tokens=7)
+    text = plan.describe(speaking, made[1], source, "some data")
+    assert "generated text, up to 7 tokens a question, not counted" in text
 
 
 CFG = config.from_hf(testing.tiny_config(num_key_value_heads=4, hidden_size=64))

@@ -135,7 +135,7 @@ def test_open_answers_have_no_choices(tiny, config):
     work = prepare(
         config, gqa.BENCHMARK, data="scenes", limit=2, pruners=("none",), hyperparameters={}
     )
-    assert work.inputs.max_new_tokens == gqa.BENCHMARK.max_new_tokens
+    assert work.inputs.plan.max_new_tokens == gqa.BENCHMARK.max_new_tokens
     rows = records.read_records(command.answer(work).folders[0])
     for row in rows.values():
         assert (row.label, row.log_masses, row.answer_log_mass) == (None, (), None)
