@@ -91,6 +91,7 @@ BENCHMARK = Benchmark(
     raw=read_raw,
     hub=read_hub,
     hub_id="lmms-lab/GQA",
+    hub_files=("testdev_balanced_*/testdev-*.parquet",),
     scenes_limit=60,
     score=scoring.score,
     correct=scoring.correct,

@@ -175,6 +175,7 @@ BENCHMARK = Benchmark(
     raw=read_raw,
     hub=read_hub,
     hub_id="lmms-lab/MMBench",
+    hub_files=("en/dev-*.parquet",),
     scenes_limit=100,
     score=scoring.score,
     correct=scoring.correct,

@@ -150,6 +150,7 @@ BENCHMARK = Benchmark(
     raw=read_raw,
     hub=read_hub,
     hub_id="lmms-lab/MME",
+    hub_files=("data/test-*.parquet",),
     scenes_limit=60,
     score=scoring.score,
     correct=scoring.correct,

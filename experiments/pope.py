@@ -104,6 +104,7 @@ BENCHMARK = Benchmark(
     raw=read_raw,
     hub=read_hub,
     hub_id="lmms-lab/POPE",
+    hub_files=("Full/*.parquet",),
     scenes_limit=60,
     score=scoring.score,
     correct=scoring.correct,

@@ -103,6 +103,7 @@ BENCHMARK = Benchmark(
     raw=read_raw,
     hub=read_hub,
     hub_id="lmms-lab/ScienceQA",
+    hub_files=("ScienceQA-IMG/test-*.parquet",),
     scenes_limit=200,
     score=scoring.score,
     correct=scoring.correct,

@@ -144,6 +144,7 @@ BENCHMARK = Benchmark(
     raw=read_raw,
     hub=read_hub,
     hub_id="lmms-lab/textvqa",
+    hub_files=("data/validation-*.parquet",),
     scenes_limit=60,
     score=scoring.score,
     correct=scoring.correct,

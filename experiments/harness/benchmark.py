@@ -177,6 +177,7 @@ class Benchmark:
         raw: reads a folder of the original files.
         hub: reads tables in the layout of the hub.
         hub_id: where the hub has it, such as ``lmms-lab/POPE``.
+        hub_files: patterns of the files there that are needed; others are not fetched.
         scenes_limit: pictures of the miniature when ``--limit`` is not given.
         score: numbers of the tools that evaluate it.
         correct: whether a generated answer is right.
@@ -193,6 +194,7 @@ class Benchmark:
     raw: Callable[[pathlib.Path, Request], Dataset]
     hub: Callable[[Tables, Request], Dataset]
     hub_id: str
+    hub_files: Sequence[str]
     scenes_limit: int
     score: Callable[[Sequence[Answer]], Scores]
     correct: Callable[[Answer], bool]

@@ -51,7 +51,7 @@ def _fetch(benchmark: Benchmark, request: Request) -> Tables:
         try:
             folder = source.fetch(
                 candidate,
-                ["*.parquet"],
+                list(benchmark.hub_files),
                 flag="data",
                 offline=request.offline,
                 kind="dataset",

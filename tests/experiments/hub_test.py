@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 
+from experiments import gqa, mmbench, mme, pope, scienceqa, seed, textvqa
 from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError
 from experiments.pope import BENCHMARK
@@ -188,6 +189,16 @@ def test_a_file_that_was_edited_is_read_anew(test_only):
 
 
 @pytest.mark.golden
+def test_a_file_with_other_rows_and_the_old_time_is_read_anew(test_only):
+    """As archives leave it, which set the time of every file they write."""
+    before, file = load(test_only), next(test_only.glob("data/*.parquet"))
+    time = file.stat().st_mtime_ns
+    rewrite(file, lambda rows: rows.select(range(len(rows) - 1)))
+    os.utime(file, ns=(time, time))
+    assert keys(load(test_only)) == keys(before)[:-1]
+
+
+@pytest.mark.golden
 def test_a_table_in_several_files_keeps_its_order(test_only):
     before = load(test_only)
     file = next(test_only.glob("data/*.parquet"))
@@ -228,3 +239,21 @@ def test_tables_that_cannot_be_asked(test_only):
     refused("test-00000.*cannot be read")
     file.rename(file.with_name("train-00000-of-00001.parquet"))
     refused(r"has no default/test-\*\.parquet")
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("module", [pope, scienceqa, mme, mmbench, textvqa, seed, gqa])
+def test_the_files_that_are_fetched_are_those_that_are_read(fixtures_dir, tmp_path, module):
+    """Of a hub's data set no other config or split is brought here."""
+    benchmark = module.BENCHMARK
+    whole = fixtures_dir / "hf" / benchmark.hub_id.split("/")[1]
+    for pattern in benchmark.hub_files:
+        for file in whole.glob(pattern):
+            copy = tmp_path / file.relative_to(whole)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+    few = opening.load(benchmark, Request(data=str(tmp_path)))
+    assert few.examples == opening.load(benchmark, Request(data=str(whole))).examples
+    assert few.digest()
+    names = {file.name.split("-")[0] for file in tmp_path.glob("*/*.parquet")}
+    assert not names & {"train"}
