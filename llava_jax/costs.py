@@ -148,8 +148,9 @@ class Batch:
 def peak_bytes(cfg: LlavaConfig, batch: Batch, itemsize: int) -> int:
     """Estimate the memory of a batch, the weights not counted.
 
-    Keys and values of all layers stay, those of suffixes if text is generated; of the rest, the largest block counts: its float32
-    attention scores, twice (before and after the softmax), and its widest activations.
+    Keys and values of all layers stay, those of suffixes too if text is generated; of the rest,
+    the largest block counts: its float32 attention scores, twice (before and after the softmax),
+    and its widest activations.
 
     Args:
         cfg: the model.

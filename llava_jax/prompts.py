@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -172,7 +173,7 @@ def _convert(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:
     from transformers import AutoTokenizer  # two seconds, where the file is not read directly
 
     try:
-        converted = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        converted: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever stands in the way of a conversion
         reason = str(error).splitlines()[0]
         hint = "converting needs the extra `sentencepiece`"

@@ -15,6 +15,7 @@ from experiments.harness import (
     batching,
     evidence,
     flags,
+    identity,
     plan,
     questions,
     records,
@@ -30,7 +31,6 @@ from experiments.harness.grid import Setting, check, settings
 from experiments.harness.source import Source, find
 from experiments.harness.stopwatch import Stopwatch
 from experiments.reading import opening
-from llava_jax import prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +91,14 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
         return None
     _check_answers(dataset, source)
     with watch.stage("digests of data and weights"):
-        identity = _identity(benchmark, config, source, dataset, said)
+        run = _identity(benchmark, config, source, dataset, work)
         clip = relevance.find(config, source) if any(map(_reads_clip, grid)) else None
         reads = {} if clip is None else {"clip": clip.identity()}
     folders = tuple(
         _open(
             setting,
             config,
-            identity | (reads if _reads_clip(setting) else {}),
+            run | (reads if _reads_clip(setting) else {}),
             work,
             source,
             dataset.source,
@@ -106,8 +106,8 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
         for setting in grid
     )
     asked = (example.question for example in dataset.examples)
-    questions.write(pathlib.Path(config.out), identity["data"]["sha256"], asked)
-    inputs = runner.Inputs(work, dataset, source, clip, config, _cache(config, identity), watch)
+    questions.write(pathlib.Path(config.out), run["data"]["sha256"], asked)
+    inputs = runner.Inputs(work, dataset, source, clip, config, _cache(config, run), watch)
     return Work(grid, folders, inputs)
 
 
@@ -194,10 +194,10 @@ def _reads_clip(setting: Setting) -> bool:
     return "relevance" in setting.pruner.needs
 
 
-def _cache(config: RunConfig, identity: Mapping[str, Any]) -> FeatureCache:
+def _cache(config: RunConfig, run: Mapping[str, Any]) -> FeatureCache:
     """Return the cache of vision outputs for this model, dtype and preprocessing."""
     names = ("weights", "dtype", "preprocessing")
-    own = {name: identity[name] for name in names} | {"vision": identity["model"]["vision"]}
+    own = {name: run[name] for name in names} | {"vision": run["model"]["vision"]}
     folder = pathlib.Path(config.cache) / "features"
     return FeatureCache(folder, int(config.cache_gib * 2**30), own)
 
@@ -252,41 +252,20 @@ def _check_answers(dataset: Dataset, source: Source) -> None:
 
 
 def _identity(
-    benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset, said: int | None
+    benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset, work: plan.Plan
 ) -> dict[str, Any]:
     """Return all that decides the answers of every setting."""
-    first = dataset.examples[0]
-    before, after = prompts.vicuna_v1(first.user_text)
-    data = dataset.digest(allow_missing=config.allow_failed)
-    confidence: dict[str, Any] = {"route": "first_token", "choices_of_row_0": first.choices}
-    if said is not None:
-        confidence |= {"route": "generate", "max_new_tokens": said}
-    return {
-        "schema": records.SCHEMA,
-        "benchmark": benchmark.name,
-        "weights": source.digest(),
-        "model": dataclasses.asdict(source.cfg),
-        "tokenizer": source.tokenizer.digest,
-        "dtype": source.dtype,
-        "quantization": None,
-        "data": {"sha256": data, "rows": len(dataset.examples)},
-        "prompt": {
-            "template": "vicuna_v1",
-            "before": source.tokenizer.first(before),
-            "after_of_row_0": source.tokenizer.rest(after),
-        },
-        "asked": {"prompt_style": config.prompt_style}
-        | ({"options": config.options} if benchmark.lettered else {})
-        | dict(config.own),
-        "preprocessing": f"{config.preprocessing}-pillow-bicubic-{source.cfg.vision.image_size}",
-        "confidence": confidence,
-    }
+    sha256 = dataset.digest(allow_missing=config.allow_failed)
+    asked = {"prompt_style": config.prompt_style} | dict(config.own)
+    asked |= {"options": config.options} if benchmark.lettered else {}
+    data = {"sha256": sha256, "rows": len(dataset.examples)}
+    return identity.of(benchmark.name, config, source, work, data, asked)
 
 
 def _open(
     setting: Setting,
     config: RunConfig,
-    identity: Mapping[str, Any],
+    run: Mapping[str, Any],
     work: plan.Plan,
     source: Source,
     data: str,
@@ -295,7 +274,7 @@ def _open(
     batches = {"images": len(work.groups), "images_per_batch": work.images_per_batch}
     batches |= plan.realised(setting, source.cfg, work)
     # Through JSON and back, so that it compares equal with what a run.json holds.
-    whole = records.canonical_copy({**identity, "setting": setting.describe()})
+    whole = records.canonical_copy({**run, "setting": setting.describe()})
     return RunFolder.open(
         pathlib.Path(config.out) / setting.id,
         whole,

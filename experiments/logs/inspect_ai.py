@@ -30,7 +30,8 @@ def read(path: str) -> Rows:
 
     A letter that the tokens listed for the answer do not spell has at most the probability of the
     least of them, and is given that; a warning says how often. Samples that ended in an error are
-    left out, with a warning. Epochs of a sample are resampled together.
+    left out, with a warning. Epochs of a sample are resampled together, and samples whose metadata
+    name the same ``image``.
 
     Args:
         path: of the file.
@@ -124,9 +125,15 @@ def _scored(sample: _Sample, where: str) -> tuple[Scored, int]:
         label=label,
         prediction=_prediction(sample, letters, label, _letter(token["token"]), where),
         answer_log_mass=min(0.0, float(np.logaddexp.reduce(list(masses.values())))),
-        group=str(sample["id"]),
+        group=_group(sample),
     )
     return row, len(letters) - len(masses)
+
+
+def _group(sample: _Sample) -> str:
+    """Return what a sample is resampled with: its picture if it names one, else its epochs."""
+    image = (sample.get("metadata") or {}).get("image")
+    return image if isinstance(image, str) else str(sample["id"])
 
 
 def _letters(count: int) -> tuple[str, ...]:
@@ -201,7 +208,7 @@ def _rated(sample: _Sample, where: str) -> Rated:
                 key=f"{sample['id']}/{sample['epoch']}",
                 confidence=values.probability(noted["confidence"], f"{where}: confidence"),
                 correct=values.correctness(score["value"], f"{where}: score"),
-                group=str(sample["id"]),
+                group=_group(sample),
             )
     raise InputError(
         f"{where}: neither logprobs of a choice's letter (run with --logprobs --top-logprobs=20) "

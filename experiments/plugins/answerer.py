@@ -14,7 +14,16 @@ from typing import Any
 import tqdm
 from PIL import Image
 
-from experiments.harness import batching, evidence, plan, questions, records, relevance, runner
+from experiments.harness import (
+    batching,
+    evidence,
+    identity,
+    plan,
+    questions,
+    records,
+    relevance,
+    runner,
+)
 from experiments.harness.benchmark import Dataset, Example
 from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError
@@ -23,7 +32,6 @@ from experiments.harness.folder import RunFolder
 from experiments.harness.grid import check, settings
 from experiments.harness.source import Source, find
 from experiments.harness.stopwatch import Stopwatch
-from llava_jax import prompts
 from llava_jax.engine import Engine
 
 
@@ -114,10 +122,10 @@ class Answerer:
 
     def _open(self, out: pathlib.Path, dataset: Dataset, work: plan.Plan) -> RunFolder:
         """Make or find the folder of a task's records."""
-        identity = self._identity(dataset, work)
+        whole = self._identity(dataset, work)
         folder = RunFolder.open(
             out / self.setting.id,
-            records.canonical_copy(identity),
+            records.canonical_copy(whole),
             [row.key for group in work.groups for row in group.rows],
             plan=plan.realised(self.setting, self._source.cfg, work),
             setting=self.setting.describe(),
@@ -126,35 +134,15 @@ class Answerer:
             fork=False,
         )
         asked = (example.question for example in dataset.examples)
-        questions.write(out, identity["data"]["sha256"], asked)
+        questions.write(out, whole["data"]["sha256"], asked)
         return folder
 
     def _identity(self, dataset: Dataset, work: plan.Plan) -> dict[str, Any]:
         """Return all that decides the answers."""
-        source, first = self._source, dataset.examples[0]
-        return {
-            "schema": records.SCHEMA,
-            "benchmark": dataset.source,
-            "weights": self._weights,
-            "model": dataclasses.asdict(source.cfg),
-            "tokenizer": source.tokenizer.digest,
-            "dtype": source.dtype,
-            "quantization": None,
-            "data": {"sha256": dataset.digest(), "rows": len(dataset.examples)},
-            "prompt": {
-                "template": "vicuna_v1",
-                "before": work.prompt_ids,
-                "after_of_row_0": source.tokenizer.rest(prompts.vicuna_v1(first.user_text)[1]),
-            },
-            "preprocessing": self._config.preprocessing,
-            "confidence": {"route": "generate", "max_new_tokens": work.max_new_tokens},
-            **({} if self._clip is None else {"clip": self._clip.identity()}),
-            "setting": self.setting.describe(),
-        }
-
-    @functools.cached_property
-    def _weights(self) -> str:
-        return self._source.digest()
+        data = {"sha256": dataset.digest(), "rows": len(dataset.examples)}
+        found = identity.of(dataset.source, self._config, self._source, work, data, {})
+        clip = {} if self._clip is None else {"clip": self._clip.identity()}
+        return found | clip | {"setting": self.setting.describe()}
 
     def _run(self, job: evidence.Job, dataset: Dataset, work: plan.Plan) -> None:
         """Answer what has no record yet."""
@@ -180,15 +168,23 @@ class Answerer:
 
 @dataclasses.dataclass(frozen=True)
 class _Loaded(Source):
-    """A model that is loaded once."""
+    """A model that is loaded, and hashed, once."""
 
     @functools.cached_property
     def engine(self) -> Engine:
         """The loaded model."""
         return super().load()
 
+    @functools.cached_property
+    def weights(self) -> str:
+        """The sha256 of its files."""
+        return super().digest()
+
     def load(self) -> Engine:
         return self.engine
+
+    def digest(self) -> str:
+        return self.weights
 
 
 def _dataset(task: str, asked: Sequence[Asked]) -> Dataset:

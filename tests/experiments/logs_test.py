@@ -732,3 +732,20 @@ def test_every_ending_is_a_code_and_a_line(tmp_path, flags, code, named):
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_inspect_samples_of_a_picture_are_resampled_together(tmp_path):
+    confidence = {"confidence": 0.7}
+    samples = [
+        {
+            "id": i,
+            "epoch": 1,
+            "target": "x",
+            "scores": {"s": {"value": 1, "metadata": confidence}},
+            "metadata": metadata,
+        }
+        for i, metadata in enumerate([{"image": "a"}, {"image": "b"}, {"image": "a"}, {}, None])
+    ]
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps({"version": 2, "samples": samples}))
+    assert logs.read(f"inspect:{file}").group.tolist() == [0, 1, 0, 2, 3]
