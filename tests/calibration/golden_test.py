@@ -610,7 +610,11 @@ def test_temperatures(golden_dir, x64):
     assert compared
 
 
-@jax.jit
+OPTIMISED = {"xla_backend_optimization_level": 2}
+"""Of programs that compute for longer than they are compiled; see conftest."""
+
+
+@functools.partial(jax.jit, compiler_options=OPTIMISED)
 def resampled(settings, counts):
     """Evaluate columns, row 0 on the rows as given, and the settings' difference."""
     draws = jnp.concatenate([jnp.ones_like(counts[:1]), counts])
@@ -619,7 +623,7 @@ def resampled(settings, counts):
     return values | {"pruned_minus_full": difference}
 
 
-@functools.partial(jax.jit, static_argnames="num_groups")
+@functools.partial(jax.jit, static_argnames="num_groups", compiler_options=OPTIMISED)
 def left_out(settings, group, num_groups):
     """Evaluate columns without each group, and the settings' difference."""
 

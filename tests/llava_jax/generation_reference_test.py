@@ -24,28 +24,32 @@ pytestmark = [
 POCKET = pathlib.Path(llava_jax.__file__).parent / "pocket"
 
 
-def reference_text(folder, cfg, pixels, prompt, suffix, end_id, steps):
-    """Return ids and log probabilities of one question's answer."""
+def reference_text(folder, cfg, pixels, prompt, suffixes, end_id, steps):
+    """Yield ids and log probabilities of every answer; prompts are padded on the left."""
     reference = transformers.LlavaForConditionalGeneration.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
     ).eval()
     reference.generation_config = transformers.GenerationConfig(
         eos_token_id=end_id, pad_token_id=0, do_sample=False, max_new_tokens=steps
     )
-    picture = torch.tensor(pixels.transpose(2, 0, 1)[None])
-    for ids in suffix:
-        whole = [*prompt, *[cfg.image_token_id] * cfg.vision.num_tokens, *ids]
-        with torch.no_grad():
-            out = reference.generate(
-                input_ids=torch.tensor([whole]),
-                attention_mask=torch.ones(1, len(whole), dtype=torch.long),
-                pixel_values=picture,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        said = out.sequences[0, len(whole) :].tolist()
-        rows = [torch.log_softmax(x[0].double(), -1) for x in out.logits]
-        yield said, [row[token].item() for row, token in zip(rows, said, strict=True)]
+    image = [cfg.image_token_id] * cfg.vision.num_tokens
+    prompts_ = [[*prompt, *image, *suffix] for suffix in suffixes]
+    longest = max(map(len, prompts_))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in prompts_])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts_])
+    picture = torch.tensor(pixels.transpose(2, 0, 1)[None]).expand(len(prompts_), -1, -1, -1)
+    with torch.no_grad():
+        out = reference.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            pixel_values=picture,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    rows = torch.log_softmax(torch.stack(out.logits, 1).double(), -1)
+    for row, said in zip(rows, out.sequences[:, longest:].tolist(), strict=True):
+        length = said.index(end_id) + 1 if end_id in said else len(said)
+        yield said[:length], [row[i, said[i]].item() for i in range(length)]
 
 
 def compare(folder, cfg, pixels, prompt, suffixes, end_id, steps):
@@ -67,15 +71,14 @@ def compare(folder, cfg, pixels, prompt, suffixes, end_id, steps):
     return got.lengths.sum()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_tiny_models(tmp_path, seed):
-    """Ten prompts each, of which some end early by the token that is taken for the end."""
     cfg = testing.write_checkpoint(tmp_path, seed=seed)
     rng = np.random.default_rng(seed)
     pixels = rng.standard_normal((32, 32, 3)).astype(np.float32)
-    suffixes = [rng.integers(5, 400, rng.integers(1, 8)).tolist() for _ in range(10)]
+    suffixes = [rng.integers(5, 400, rng.integers(1, 8)).tolist() for _ in range(35)]
     said = compare(tmp_path, cfg, pixels, [1, 9, 200], suffixes, end_id=2, steps=11)
-    assert said > 50
+    assert said > 200
 
 
 def test_pocket_model():
@@ -83,11 +86,11 @@ def test_pocket_model():
     tokenizer = prompts.Tokenizer.from_folder(POCKET)
     prompt, world = tokenizer.first(prompts.vicuna_v1("")[0]), scenes.world("test")
     checked = 0
-    for index in range(3):
+    for index in range(2):
         rows = [
             row
             for name in ("pope", "scienceqa", "mme", "seed", "gqa", "textvqa")
-            for row in scenes.MINIATURES[name].questions(world, index)[:8]
+            for row in scenes.MINIATURES[name].questions(world, index)[:4]
         ]
         texts = list(dict.fromkeys(map(wording.user_text, rows)))
         suffixes = [tokenizer.rest(prompts.vicuna_v1(text)[1]) for text in texts]
@@ -95,4 +98,4 @@ def test_pocket_model():
         pixels = images.preprocess(picture, cfg.vision.image_size)
         compare(POCKET, cfg, pixels, prompt, suffixes, tokenizer.end_id, steps=6)
         checked += len(suffixes)
-    assert checked >= 60
+    assert checked >= 30

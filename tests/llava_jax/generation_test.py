@@ -1,12 +1,10 @@
 """Greedy text: what shares a batch, a prefix or a cache changes nothing."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
-from llava_jax import config, decoding, generation, model, testing
+from llava_jax import config, decoding, testing
 from llava_jax.engine import Engine
 
 PROMPT = np.array([1, 9, 200, 31, 77])
@@ -55,20 +53,21 @@ def say(run, features, rows, *, steps=12, end=NEVER, width=None):
     return generate(run, prefix_of(run, features), *arrays(rows, width), end, steps)
 
 
-@pytest.mark.parametrize(("batch", "width"), [(4, None), (16, None), (4, 17)])
+@pytest.mark.parametrize(("batch", "width"), [(4, 12), (16, 20)])
 def test_batches_and_padding_change_nothing(run, features, batch, width):
     rng = np.random.default_rng(batch)
-    rows = [questions(3, rng) for _ in range(batch)]
+    rows = [questions(2, rng) for _ in range(batch)]
     logits, said = say(run, features[:batch], rows, width=width)
     for g, row in enumerate(rows):
         for q, suffix in enumerate(row):
-            alone, want = say(run, features[g : g + 1], [[suffix]])
+            exact = len(suffix) if g == 0 else 9  # without any padding, or with less
+            alone, want = say(run, features[g : g + 1], [[suffix]], width=exact)
             np.testing.assert_allclose(logits[g, q], alone[0, 0], atol=1e-5)
             assert said.ids[g, q].tolist() == want.ids[0, 0].tolist()
             np.testing.assert_allclose(said.log_probs[g, q], want.log_probs[0, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 9, 10, 21])
+@pytest.mark.parametrize("steps", [1, 9, 21])
 def test_every_token_is_the_likeliest_after_those_before_it(run, features, steps):
     """A cache that is filled and doubled says what reading the whole text anew says."""
     rng = np.random.default_rng(steps)
@@ -124,20 +123,3 @@ def test_a_prefix_of_its_own_for_every_question(run, features):
         )
         _, want = generate(run, prefix, *arrays([[rows[g][q]]]), NEVER, 5)
         assert said.ids[index, 0].tolist() == want.ids[0, 0].tolist()
-
-
-def test_inline_stages_say_the_same(run, features):
-    """The functions as other people use them, without an engine."""
-    row = questions(2, np.random.default_rng(7))
-    ids, lengths = arrays([row])
-    _, want = say(run, features[:1], [row], steps=4)
-    image, places = model.project_kept(
-        PARAMS["projector"], features[:1], np.arange(16, dtype=np.int32)[None]
-    )
-    before = decoding.begin(PARAMS, PROMPT, cfg=CFG)
-    prefix = decoding.prefill(PARAMS, before, image, places, 16, cfg=CFG)
-    context = generation.start(PARAMS, prefix, ids, lengths, cfg=CFG)
-    said = generation.greedy(PARAMS, context, NEVER, 4, cfg=CFG)
-    for name in vars(want):
-        np.testing.assert_allclose(getattr(said, name), getattr(want, name), atol=1e-5)
-    assert dataclasses.is_dataclass(said)
