@@ -86,13 +86,13 @@ def _compile_statistics(
     benchmark: Benchmark, config: RunConfig, dataset: Dataset, *, generated: bool
 ) -> threading.Thread:
     """Return a thread that compiles the report's program beside the model's answers."""
-    from experiments.reporting import aggregate
+    from experiments.reporting import evaluation
 
     examples, num_splits = dataset.examples, len(benchmark.splits)
     num_choices = max(len(example.choices) for example in examples)
     shape = (len(examples), num_choices, len(dataset.images), num_splits)
     how = {"generated": generated}
-    return threading.Thread(target=aggregate.compile_ahead, args=(*shape, config.mode), kwargs=how)
+    return threading.Thread(target=evaluation.compile_ahead, args=(*shape, config.mode), kwargs=how)
 
 
 def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -> int:

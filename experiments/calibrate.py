@@ -21,7 +21,7 @@ from absl import app, flags
 import calibration.report
 from experiments import logs
 from experiments.harness import errors, records
-from experiments.reporting import aggregate, tables
+from experiments.reporting import evaluation, tables
 
 
 def start() -> None:
@@ -61,7 +61,7 @@ def evaluate(rows: logs.Rows, mode: calibration.report.Mode) -> dict[str, Any]:
         InputError: the rows cannot be measured.
     """
     try:
-        found = aggregate.entry(
+        found = evaluation.entry(
             rows.log_masses,
             rows.label,
             rows.answer_log_mass,

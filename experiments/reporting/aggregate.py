@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
-
-import jax
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import calibration.report
-from experiments.harness import questions, records
-from experiments.reporting import predictions
-from experiments.scoring import Answer, Scores
+from experiments.harness import records
+from experiments.reporting import evaluation
+from experiments.reporting.evaluation import Scorer
 
 RESULTS = "results.json"
 METRICS = {*calibration.COLUMNS, *calibration.VALUE_ONLY}
-_BOOTSTRAP_SEED = 0
 _REALISED = {"visual_tokens", "tflop"}
 _ENTRY = {"setting", "run", "records", "mode", "n", "images", "failed", "seed", "splits"}
 _SCORED = {"source", "asked", "route", "scores"}
-
-
-class Scorer(Protocol):
-    """A benchmark's tools."""
-
-    @property
-    def splits(self) -> Sequence[str]:
-        """Names, in the order of the tables."""
-
-    @property
-    def correct_by(self) -> str:
-        """The tool that ``correct`` follows."""
-
-    @property
-    def score(self) -> Callable[[Sequence[Answer]], Scores]:
-        """Each tool's numbers."""
-
-    @property
-    def correct(self) -> Callable[[Answer], bool]:
-        """Whether a generated answer is right."""
 
 
 def results(
@@ -73,49 +47,12 @@ def results(
         if records.read_records(folder):
             state = _state(folder)
             entry = known.get((folder.name, state, mode)) if state else None
-            entries.append(entry or _evaluate(folder, state, scorer, mode))
+            entries.append(
+                entry or {"records": state, **evaluation.of_setting(folder, scorer, mode)}
+            )
     content = {"settings": entries, "over_seeds": over_seeds(entries)}
     records.write_atomically(out / RESULTS, content)
     return content
-
-
-def compile_ahead(
-    num_rows: int,
-    num_choices: int,
-    num_images: int,
-    num_splits: int,
-    mode: calibration.report.Mode,
-    *,
-    generated: bool = False,
-) -> None:
-    """Compile what ``results`` will run, into the persistent cache.
-
-    Args:
-        num_rows: answers of a setting.
-        num_choices: choices of the question that has most.
-        num_images: pictures.
-        num_splits: parts of the benchmark.
-        mode: ``default`` or ``paper`` statistics.
-        generated: whether answers are texts.
-    """
-    with on_host():
-        calibration.report.lower(
-            num_rows,
-            2 if generated else num_choices,
-            num_groups=num_images,
-            num_splits=num_splits,
-            mode=mode,
-            predicted=generated,
-        ).compile()
-
-
-def on_host() -> contextlib.AbstractContextManager[Any]:
-    """Compute on the CPU: a table needs no accelerator, and must not depend on there being one."""
-    try:
-        host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        host = None
-    return jax.default_device(host)
 
 
 def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
@@ -134,164 +71,39 @@ def _state(folder: pathlib.Path) -> str | None:
     return json.loads(file.read_text())["sha256"] if file.is_file() else None
 
 
-def _evaluate(
-    folder: pathlib.Path, state: str | None, scorer: Scorer, mode: calibration.report.Mode
-) -> dict[str, Any]:
-    """Compute one setting's entry of results.json."""
-    run, rows = predictions.read_run(folder), tuple(records.read_records(folder).values())
-    identity = run["identity"]
-    asked = questions.read(folder.parent, identity["data"]["sha256"])
-    answers = {row.key: asked[row.key].answered(_text(row, asked[row.key])) for row in rows}
-    return {
-        "setting": folder.name,
-        **run["setting"],
-        "run": _same_but_for_the_seed(run),
-        "failed": run["expected"]["rows"] - len(rows),
-        "mode": mode,
-        "records": state,
-        **_realised(run["plan"]),
-        "source": run.get("source"),
-        "asked": identity.get("asked", {}),
-        "route": identity["confidence"]["route"],
-        "scores": scorer.score([answers[key] for key in asked if key in answers]),
-        **_measured(rows, answers, scorer, identity["confidence"]["route"], mode),
-    }
-
-
-def _text(row: records.Record, question: questions.Question) -> str:
-    """Return what was said; on the first-token route the likeliest choice."""
-    if row.text is not None:
-        return row.text
-    return question.choices[int(np.argmax(row.log_masses))]
-
-
-def _measured(
-    rows: Sequence[records.Record],
-    answers: Mapping[str, Answer],
-    scorer: Scorer,
-    route: str,
-    mode: calibration.report.Mode,
-) -> dict[str, Any]:
-    """Return metrics: of the choices, or of the texts by each of their two confidences."""
-    splits = scorer.splits
-    if route == "first_token":
-        return _entry(predictions.of_first_token(rows, splits), splits, mode)
-    right = {key: scorer.correct(answer) for key, answer in answers.items()}
-    whole, per_token = (
-        _entry(predictions.of_text(rows, splits, right, per_token=each), splits, mode)
-        for each in (False, True)
-    )
-    found = {"metrics": per_token["metrics"], "splits": per_token["splits"]}
-    return {"correct_by": scorer.correct_by, **whole, "per_token": found}
-
-
-def _entry(
-    rows: predictions.Predictions, splits: Sequence[str], mode: calibration.report.Mode
-) -> dict[str, Any]:
-    return entry(
-        rows.log_masses,
-        rows.label,
-        rows.answer_log_mass,
-        prediction=rows.prediction,
-        valid=rows.valid,
-        group=rows.image,
-        split=rows.split,
-        splits=splits,
-        mode=mode,
-    )
-
-
-def _realised(plan: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the mean of the visual tokens over decoder layers, and the operations in TFLOP."""
-    counts, flop = plan.get("visual_tokens_per_layer"), plan.get("flop")
-    return {
-        "visual_tokens": statistics.fmean(counts) if counts else None,
-        "tflop": flop / 1e12 if flop else None,
-    }
-
-
-def entry(
-    log_masses: np.ndarray,
-    label: np.ndarray,
-    answer_log_mass: np.ndarray | None,
-    *,
-    valid: np.ndarray,
-    group: np.ndarray,
-    split: np.ndarray | None,
-    splits: Sequence[str],
-    mode: calibration.report.Mode,
-    prediction: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """Evaluate rows as the entries of results.json and the tables have them.
-
-    Args:
-        log_masses: float32[E, C].
-        label: int32[E].
-        answer_log_mass: float32[E], None if unknown.
-        valid: bool[E, C], choices that a row has.
-        group: int32[E], 0 … number of groups − 1, the unit of resampling.
-        split: int32[E], index into splits; None is allowed if there are none.
-        splits: names.
-        mode: ``default`` or ``paper`` statistics.
-        prediction: int32[E], the choice taken for the answer; None is the likeliest.
-
-    Returns:
-        ``n``, ``images`` (the number of groups), ``metrics`` and ``splits``.
-
-    Raises:
-        ValueError: an input is invalid.
-    """
-    with on_host():
-        report = calibration.report.evaluate(
-            log_masses,
-            label,
-            answer_log_mass,
-            prediction=prediction,
-            valid=valid,
-            group=group,
-            split=split,
-            num_splits=len(splits),
-            key=jax.random.key(_BOOTSTRAP_SEED),
-            mode=mode,
-        )
-        found = report.to_dict(splits)
-    return {
-        "n": len(label),
-        "images": int(group.max()) + 1,
-        "metrics": found["metrics"],
-        "splits": found["splits"],
-    }
-
-
-def _same_but_for_the_seed(run: Mapping[str, Any]) -> str:
-    """Return a hash of a run's identity without its seed."""
-    setting = run["identity"]["setting"] | {"seed": None}
-    content = records.canonical(run["identity"] | {"setting": setting})
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def over_seeds(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return mean and standard deviation (ddof = 1) of runs that differ in the seed alone."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for entry in entries:
         if entry["seed"] is not None:
             groups.setdefault((entry["run"], entry["mode"]), []).append(entry)
-    own = _ENTRY | {"metrics"}
+    own = _ENTRY | {"metrics", "scores", "per_token"}
     return [
         {name: value for name, value in group[0].items() if name not in own}
         | {
             "mode": group[0]["mode"],
             "settings": [entry["setting"] for entry in group],
             "seeds": [entry["seed"] for entry in group],
-            "metrics": {name: _spread(group, name) for name in group[0]["metrics"]},
+            "metrics": {
+                name: _spread([entry["metrics"][name]["value"] for entry in group])
+                for name in group[0]["metrics"]
+            },
+            "scores": {
+                tool: {
+                    name: _spread([entry["scores"][tool].get(name) for entry in group])
+                    for name in numbers
+                }
+                for tool, numbers in group[0]["scores"].items()
+            },
         }
         for group in groups.values()
         if len(group) > 1
     ]
 
 
-def _spread(group: Sequence[Mapping[str, Any]], name: str) -> dict[str, float | None]:
-    values = [entry["metrics"][name]["value"] for entry in group]
-    if None in values:
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Return mean and standard deviation, nothing if a value is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return {"mean": None, "sd": None}
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values)}
+    return {"mean": statistics.fmean(known), "sd": statistics.stdev(known)}
