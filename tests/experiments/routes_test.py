@@ -130,6 +130,24 @@ def test_both_routes_have_the_same_first_token_and_folders_do_not_mix(config):
         assert (first[key].text, first[key].text_log_probs) == (None, None)
 
 
+def test_every_question_has_a_text_of_its_own_and_of_its_own_length(config, monkeypatch):
+    change = {"route": "generate", "max_new_tokens": 3, "pruners": ("none",), "hyperparameters": {}}
+    free = records.read_records(command.answer(prepare(config, **change)).folders[0])
+    tokens = sorted({row.token for row in free.values()})
+    assert len(tokens) > 1
+    monkeypatch.setattr(prompts.Tokenizer, "end_id", property(lambda _: tokens[0]))
+    work = prepare(config, **change, out=config.out + "-short")
+    rows = records.read_records(command.answer(work).folders[0])
+    assert len({len(row.text_log_probs) for row in rows.values()}) > 1
+    for key, row in rows.items():
+        length = len(row.text_log_probs)
+        assert (length == 1) == (row.token == tokens[0])
+        np.testing.assert_allclose(row.text_log_probs, free[key].text_log_probs[:length], atol=1e-6)
+    for group in work.inputs.plan.groups:
+        asked = [question[0].key for question in group.questions]
+        assert len({free[key].text_log_probs for key in asked}) == len(asked)
+
+
 def test_the_line_of_a_first_token_has_no_field_more():
     row = records.Record("a", "b", "c", 0, (-0.5, -1.0), -0.1, 7, None, 4, "8A==", "0" * 16)
     line = json.loads(records.to_line(row))
@@ -178,6 +196,7 @@ def test_a_right_answer_beyond_the_options_is_wrong_in_the_papers_mode(config, f
     best = rows.log_masses.argmax(1)
     assert entry["metrics"]["accuracy"]["value"] == pytest.approx(np.mean(best == rows.label))
     assert entry["metrics"]["nll"]["value"] is None  # infinite
+    assert entry["scores"]["lmms_eval"]["exact_match"] == pytest.approx(np.mean(best == rows.label))
     assert "invalid_choice_rate" in entry["scores"]["llava_jax"]
 
 

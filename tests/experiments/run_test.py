@@ -370,6 +370,10 @@ def test_results_hold_every_metric_with_its_interval(config):
         for e in found["settings"]
         if e["pruner"] == "random" and e["budget"] == 4
     ]
+    assert not {"per_token", "records"} & set(seeds["random", 4])
+    exact = seeds["random", 4]["scores"]["lmms_eval"]["accuracy"]
+    accuracy = seeds["random", 4]["metrics"]["accuracy"]
+    assert exact == pytest.approx(accuracy)  # its mean and sd are those of the likeliest choice
     ece = seeds["random", 4]["metrics"]["ece"]
     assert ece["mean"] == pytest.approx(np.mean(values))
     assert ece["sd"] == pytest.approx(np.std(values, ddof=1))

@@ -1,5 +1,7 @@
 """Greedy text: what shares a batch, a prefix or a cache changes nothing."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -106,6 +108,20 @@ def test_no_step_is_run_when_all_have_ended(run, features):
     _, said = say(run, features[:1], [[suffix]], end=first)
     assert said.ids.shape == (1, 1, 1)
     assert said.lengths.tolist() == [[1]]
+
+
+def test_questions_that_end_at_different_steps_end_the_work(run, features):
+    row = questions(16, np.random.default_rng(8))
+    _, free = say(run, features[:1], [row])
+    told = [list(dict.fromkeys(ids)) for ids in free.ids[0].tolist()]
+    end, first, second = next(
+        (token, a, b)
+        for a, b in itertools.permutations(range(16), 2)
+        for token in set(told[a]) & set(told[b])
+        if free.ids[0, a].tolist().index(token) < free.ids[0, b].tolist().index(token) < 11
+    )
+    _, said = say(run, features[:1], [[row[first], row[second]]], end=end, width=9)
+    assert said.lengths[0, 0] < said.lengths[0, 1] == said.ids.shape[-1]
 
 
 def test_a_prefix_of_its_own_for_every_question(run, features):
