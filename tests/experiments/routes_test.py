@@ -15,7 +15,7 @@ from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError, UsageError
 from experiments.harness.stopwatch import Stopwatch
 from experiments.reading import opening
-from experiments.reporting import aggregate, predictions
+from experiments.reporting import aggregate, evaluation, predictions
 from llava_jax import checkpoint, prompts
 from llava_jax.engine import Engine
 
@@ -93,8 +93,8 @@ def folder_of(config):
 
 
 def test_texts_are_recorded_and_scored(config):
-    change = {"route": "generate", "max_new_tokens": 3, "pruners": ("none",), "hyperparameters": {}}
-    work = prepare(config, **change)
+    change = {"route": "generate", "max_new_tokens": 3, "hyperparameters": {}}
+    work = prepare(config, pruners=("random",), seeds=(0, 1), **change)
     outcome = command.answer(work)
     rows = records.read_records(outcome.folders[0])
     tokenizer = work.inputs.source.tokenizer
@@ -103,7 +103,9 @@ def test_texts_are_recorded_and_scored(config):
         assert max(row.text_log_probs) <= 0
         assert row.text.startswith(tokenizer.text([row.token]))
     found = aggregate.results(folder_of(config), outcome.folders, pope.BENCHMARK, "default")
-    (entry,) = found["settings"]
+    (seeds,) = found["over_seeds"]
+    assert "per_token" not in seeds  # which is one seed's
+    entry = found["settings"][0]
     assert entry["route"] == "generate"
     assert entry["correct_by"] == "lmms_eval"
     right = sum(row.text.lower().strip() == ("yes", "no")[row.label] for row in rows.values())
@@ -113,6 +115,25 @@ def test_texts_are_recorded_and_scored(config):
     each = np.exp([np.mean(row.text_log_probs) for row in rows.values()]).mean()
     confidences = (e["metrics"]["mean_confidence"]["value"] for e in (entry, entry["per_token"]))
     np.testing.assert_allclose(list(confidences), [whole, each], rtol=1e-4)
+
+
+def test_scores_are_those_of_the_likeliest_choice(config):
+    (folder,) = command.answer(prepare(config, pruners=("none",), hyperparameters={})).folders
+    rows = list(records.read_records(folder).values())
+    (shard,) = folder.glob("records-*.jsonl")
+    shard.unlink()
+    writer = records.Writer(folder)
+    turned = [dataclasses.replace(row, log_masses=row.log_masses[::-1]) for row in rows[::3]]
+    writer.append([*turned, *(row for i, row in enumerate(rows) if i % 3)])
+    writer.close()
+    entry = evaluation.of_setting(folder, pope.BENCHMARK, "default")
+    accuracy = entry["metrics"]["accuracy"]["value"]
+    assert 0 < accuracy < 1
+    assert entry["scores"]["lmms_eval"]["accuracy"] == pytest.approx(accuracy)
+    assert 0 < entry["scores"]["llava"]["yes_ratio"] < 1
+    next(folder.parent.glob("questions-*")).unlink()
+    old = evaluation.of_setting(folder, pope.BENCHMARK, "default")
+    assert old == entry | {"scores": {}}  # of a run from before there were scores
 
 
 def test_both_routes_have_the_same_first_token_and_folders_do_not_mix(config):
