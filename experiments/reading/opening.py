@@ -46,8 +46,9 @@ def _fetch(benchmark: Benchmark, request: Request) -> Tables:
         )
     name, revision = named.groups()
     owner, _, rest = name.partition("/")
-    candidates = [name, *([f"{_MOVED[owner]}/{rest}"] if owner in _MOVED else [])]
-    for candidate in candidates:
+    moved = [f"{_MOVED[owner]}/{rest}"] if owner in _MOVED else []
+    refused: list[str] = []
+    for candidate in [name, *moved]:
         try:
             folder = source.fetch(
                 candidate,
@@ -57,9 +58,9 @@ def _fetch(benchmark: Benchmark, request: Request) -> Tables:
                 kind="dataset",
                 revision=revision,
             )
-        except InputError:
-            if candidate == candidates[-1]:
-                raise
-            continue
-        return Tables(folder, f"{candidate}@{folder.name[:12]}")
-    raise AssertionError("a candidate is found or its error raised")
+        except InputError as error:
+            refused.append(str(error))
+        else:
+            return Tables(folder, f"{candidate}@{folder.name[:12]}")
+    also = "".join(f"; nor is there {candidate}" for candidate in moved)
+    raise InputError(refused[0] + also)
