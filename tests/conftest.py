@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the folder
     atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
     os.environ["HF_DATASETS_CACHE"] = _PROGRAMS
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pathlib
