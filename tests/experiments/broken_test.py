@@ -44,18 +44,6 @@ def given(entry, fixtures_dir, folder):
     return pathlib.Path(shutil.copy(path, folder))
 
 
-def read_all(benchmark, data):
-    """Read the questions, hash them, and open every picture, as a run does."""
-    dataset = opening.load(benchmark, Request(data=str(data)))
-    dataset.digest()
-    for example in dataset.examples:
-        try:
-            dataset.read_image(example.image)
-        except images.ImageError as error:
-            raise InputError(f"question {example.key}: {error}") from None
-    return dataset
-
-
 def names(message, needle):
     """Return whether a message has a string; one of digits stands alone."""
     edge = r"(?<!\d){}(?!\d)" if needle.isdigit() else "{}"
@@ -63,12 +51,13 @@ def names(message, needle):
 
 
 @pytest.mark.golden
-def test_expected_outcomes(fixtures_dir, tmp_path, caplog):
+def test_expected_outcomes(fixtures_dir, tmp_path, caplog, opened):
     for number, entry in enumerate(entries(fixtures_dir)):
         data = given(entry, fixtures_dir, tmp_path / str(number))
         caplog.clear()
         try:
-            dataset, message = read_all(benchmark_of(entry), data), ""
+            asked = opening.load(benchmark_of(entry), Request(data=str(data)))
+            dataset, message = opened(asked), ""
         except InputError as error:
             dataset, message = None, str(error)
         assert "\n" not in message

@@ -3,7 +3,8 @@
 import pytest
 
 from experiments.harness.config import RunConfig
-from llava_jax import testing
+from experiments.harness.errors import InputError
+from llava_jax import images, testing
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +13,22 @@ def tiny(tmp_path_factory):
     testing.write_checkpoint(folder)
     testing.write_clip(folder / "clip")
     return folder
+
+
+@pytest.fixture(scope="session")
+def opened():
+    """Hash a data set and open every picture, as a run does; return it."""
+
+    def open_all(dataset):
+        dataset.digest()
+        for example in dataset.examples:
+            try:
+                dataset.read_image(example.image)
+            except images.ImageError as error:
+                raise InputError(f"question {example.key}: {error}") from None
+        return dataset
+
+    return open_all
 
 
 @pytest.fixture

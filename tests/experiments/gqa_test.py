@@ -20,18 +20,6 @@ def load(data, **request):
     return opening.load(BENCHMARK, Request(data=str(data), **request))
 
 
-def read_all(data, **request):
-    """Load a data set and open every picture, as a run does."""
-    dataset = load(data, **request)
-    dataset.digest()
-    for example in dataset.examples:
-        try:
-            dataset.read_image(example.image)
-        except images.ImageError as error:
-            raise InputError(f"question {example.key}: {error}") from None
-    return dataset
-
-
 def raw_rows(fixtures_dir):
     return json.loads(
         (fixtures_dir / "raw" / "gqa" / "testdev_balanced_questions.json").read_text()
@@ -45,8 +33,8 @@ def write_rows(folder, rows):
 
 
 @pytest.mark.golden
-def test_raw_file(fixtures_dir):
-    dataset = read_all(fixtures_dir / "raw" / "gqa")
+def test_raw_file(fixtures_dir, opened):
+    dataset = opened(load(fixtures_dir / "raw" / "gqa"))
     want = raw_rows(fixtures_dir)
     assert [example.key for example in dataset.examples] == list(want)
     for example in dataset.examples:
@@ -68,9 +56,9 @@ def test_user_texts_equal_the_peers(fixtures_dir, style):
 
 
 @pytest.mark.golden
-def test_hub_tables_equal_the_raw_file(fixtures_dir):
-    raw = read_all(fixtures_dir / "raw" / "gqa")
-    hub = read_all(fixtures_dir / "hf" / "GQA")
+def test_hub_tables_equal_the_raw_file(fixtures_dir, opened):
+    raw = opened(load(fixtures_dir / "raw" / "gqa"))
+    hub = opened(load(fixtures_dir / "hf" / "GQA"))
     assert hub.examples == raw.examples
     for image in raw.images:
         got, want = hub.read_image(image), raw.read_image(image)

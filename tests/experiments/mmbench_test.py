@@ -9,7 +9,6 @@ import re
 import shutil
 import sys
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -23,25 +22,8 @@ from experiments.scoring import Answer
 from llava_jax import images
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def load(data, **request):
     return opening.load(BENCHMARK, Request(data=str(data), **request))
-
-
-def read_all(data):
-    """Load a data set and open every picture, as a run does."""
-    dataset = load(data)
-    dataset.digest()
-    for example in dataset.examples:
-        try:
-            dataset.read_image(example.image)
-        except images.ImageError as error:
-            raise InputError(f"question {example.key}: {error}") from None
-    return dataset
 
 
 def raw_rows(file):
@@ -66,8 +48,8 @@ def file(fixtures_dir):
 
 
 @pytest.mark.golden
-def test_raw_file(file):
-    dataset, rows = read_all(file), raw_rows(file)
+def test_raw_file(file, opened):
+    dataset, rows = opened(load(file)), raw_rows(file)
     assert dataset.source == str(file)
     assert [example.key for example in dataset.examples] == [row["index"] for row in rows]
     for example, row in zip(dataset.examples, rows, strict=True):
@@ -83,11 +65,11 @@ def test_raw_file(file):
 
 
 @pytest.mark.golden
-def test_the_other_form_has_the_same_questions_and_pictures(fixtures_dir, file):
+def test_the_other_form_has_the_same_questions_and_pictures(fixtures_dir, file, opened):
     others = [f for f in (fixtures_dir / "raw" / "mmbench").glob("*.tsv") if f != file]
     for other in others:
         assert any(row["image"].isdigit() for row in raw_rows(other))
-        assert read_all(other).examples == load(file).examples
+        assert opened(load(other)).examples == load(file).examples
         assert load(other).digest() == load(file).digest()
     assert others
 
@@ -147,8 +129,8 @@ def test_golden_answers_score_as_the_peers(fixtures_dir, file):
 
 
 @pytest.mark.golden
-def test_hub_tables_equal_the_raw_file(fixtures_dir, file):
-    raw, hub = read_all(file), read_all(fixtures_dir / "hf" / "MMBench")
+def test_hub_tables_equal_the_raw_file(fixtures_dir, file, opened):
+    raw, hub = opened(load(file)), opened(load(fixtures_dir / "hf" / "MMBench"))
     assert hub.examples == raw.examples
     for image in raw.images:
         got, want = hub.read_image(image), raw.read_image(image)

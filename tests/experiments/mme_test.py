@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -21,25 +20,8 @@ from llava_jax import images, prompts
 RELEASE = "MME_Benchmark_release_version"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def load(data, **request):
     return opening.load(BENCHMARK, Request(data=str(data), **request))
-
-
-def read_all(data):
-    """Load a data set and open every picture, as a run does."""
-    dataset = load(data)
-    dataset.digest()
-    for example in dataset.examples:
-        try:
-            dataset.read_image(example.image)
-        except images.ImageError as error:
-            raise InputError(f"question {example.key}: {error}") from None
-    return dataset
 
 
 def raw_rows(root):
@@ -75,9 +57,9 @@ def write_hub(folder, schema, rows):
 
 
 @pytest.mark.golden
-def test_raw_files(fixtures_dir):
+def test_raw_files(fixtures_dir, opened):
     root = fixtures_dir / "raw" / "mme" / RELEASE
-    dataset, want = read_all(root), raw_rows(root)
+    dataset, want = opened(load(root)), raw_rows(root)
     assert len(dataset.examples) == len(want)
     for example in dataset.examples:
         group, number = example.key.split("#")
@@ -131,9 +113,9 @@ def test_golden_answers_score_as_the_peers(fixtures_dir):
 
 
 @pytest.mark.golden
-def test_hub_tables_equal_the_raw_files(fixtures_dir):
+def test_hub_tables_equal_the_raw_files(fixtures_dir, opened):
     raw = {example.key: example for example in load(fixtures_dir / "raw" / "mme").examples}
-    pictures, hub = load(fixtures_dir / "raw" / "mme"), read_all(fixtures_dir / "hf" / "MME")
+    pictures, hub = load(fixtures_dir / "raw" / "mme"), opened(load(fixtures_dir / "hf" / "MME"))
     assert {example.key for example in hub.examples} == set(raw)
     for ours in hub.examples:
         theirs = raw[ours.key]

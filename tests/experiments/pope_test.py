@@ -8,28 +8,16 @@ from experiments import pope
 from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError
 from experiments.reading import opening
-from llava_jax import images, prompts
+from llava_jax import prompts
 
 
 def load(data):
     return opening.load(pope.BENCHMARK, Request(data=str(data)))
 
 
-def read_all(folder):
-    """Load a folder, hash it and open every picture, as a run does."""
-    dataset = load(folder)
-    dataset.digest(allow_missing=True)
-    for example in dataset.examples:
-        try:
-            dataset.read_image(example.image)
-        except images.ImageError as error:
-            raise InputError(f"question {example.key}: {error}") from None
-    return dataset
-
-
 @pytest.mark.golden
-def test_raw_files(fixtures_dir):
-    dataset = read_all(fixtures_dir / "raw" / "pope")
+def test_raw_files(fixtures_dir, opened):
+    dataset = opened(load(fixtures_dir / "raw" / "pope"))
     want = {}
     for split in pope.SPLITS:
         text = (fixtures_dir / "raw" / "pope" / "coco" / f"coco_pope_{split}.json").read_text()

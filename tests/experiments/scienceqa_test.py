@@ -3,7 +3,6 @@
 import json
 import re
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -17,25 +16,8 @@ from experiments.scoring import Answer
 from llava_jax import images
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def load(data, **request):
     return opening.load(BENCHMARK, Request(data=str(data), **request))
-
-
-def read_all(data):
-    """Load a data set and open every picture, as a run does."""
-    dataset = load(data)
-    dataset.digest()
-    for example in dataset.examples:
-        try:
-            dataset.read_image(example.image)
-        except images.ImageError as error:
-            raise InputError(f"question {example.key}: {error}") from None
-    return dataset
 
 
 def raw_rows(folder):
@@ -59,9 +41,9 @@ def row(fixtures_dir):
 
 
 @pytest.mark.golden
-def test_raw_files(fixtures_dir):
+def test_raw_files(fixtures_dir, opened):
     folder = fixtures_dir / "raw" / "scienceqa"
-    dataset, want = read_all(folder), raw_rows(folder)
+    dataset, want = opened(load(folder)), raw_rows(folder)
     assert [example.key for example in dataset.examples] == list(want)
     for example in dataset.examples:
         row = want[example.key]
@@ -101,9 +83,9 @@ def test_golden_answers_score_as_the_peers(fixtures_dir):
 
 
 @pytest.mark.golden
-def test_hub_tables_equal_the_raw_files(fixtures_dir):
-    raw = read_all(fixtures_dir / "raw" / "scienceqa")
-    hub = read_all(fixtures_dir / "hf" / "ScienceQA")
+def test_hub_tables_equal_the_raw_files(fixtures_dir, opened):
+    raw = opened(load(fixtures_dir / "raw" / "scienceqa"))
+    hub = opened(load(fixtures_dir / "hf" / "ScienceQA"))
     assert [example.key for example in hub.examples] == [str(i) for i in range(len(raw.examples))]
     for ours, theirs in zip(hub.examples, raw.examples, strict=True):
         named = {
@@ -115,13 +97,13 @@ def test_hub_tables_equal_the_raw_files(fixtures_dir):
 
 
 @pytest.mark.golden
-def test_hub_rows_without_a_picture_are_left_out(fixtures_dir, tmp_path):
+def test_hub_rows_without_a_picture_are_left_out(fixtures_dir, tmp_path, opened):
     (file,) = (fixtures_dir / "hf" / "ScienceQA" / "ScienceQA-FULL").glob("test-*.parquet")
     table = pyarrow.parquet.read_table(file)
     (tmp_path / "data").mkdir()  # a mirror with a single config and every question
     pyarrow.parquet.write_table(table, tmp_path / "data" / file.name)
     want = [str(i) for i, image in enumerate(table["image"].to_pylist()) if image]
-    assert [example.key for example in read_all(tmp_path).examples] == want
+    assert [example.key for example in opened(load(tmp_path)).examples] == want
     assert len(want) < len(table)
 
 

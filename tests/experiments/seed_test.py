@@ -13,7 +13,6 @@ from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError
 from experiments.reading import opening
 from experiments.seed import BENCHMARK, TYPES
-from llava_jax import images
 
 FILE = "SEED-Bench.json"
 FRAMES = ("first", "middle")
@@ -22,18 +21,6 @@ FRAMES = ("first", "middle")
 def load(data, frame=None, **request):
     own = {} if frame is None else {"seed_frame": frame}
     return opening.load(BENCHMARK, Request(data=str(data), own=own, **request))
-
-
-def read_all(data, frame=None):
-    """Load a data set and open every picture, as a run does."""
-    dataset = load(data, frame)
-    dataset.digest()
-    for example in dataset.examples:
-        try:
-            dataset.read_image(example.image)
-        except images.ImageError as error:
-            raise InputError(f"question {example.key}: {error}") from None
-    return dataset
 
 
 def pixels(dataset):
@@ -47,9 +34,9 @@ def copied(fixtures_dir, tmp_path):
 
 
 @pytest.mark.golden
-def test_raw_file(fixtures_dir):
+def test_raw_file(fixtures_dir, opened):
     folder = fixtures_dir / "raw" / "seed_bench"
-    dataset = read_all(folder)
+    dataset = opened(load(folder))
     content = json.loads((folder / FILE).read_text())
     llava = map(json.loads, (folder / "llava-seed-bench.jsonl").read_text().splitlines())
     both = zip(content["questions"], llava, strict=True)
@@ -65,7 +52,7 @@ def test_raw_file(fixtures_dir):
         assert example.group == ""
     assert {example.split for example in dataset.examples} == {"image", "video"}
     assert {name: number for number, name in enumerate(TYPES, 1)} == content["question_type"]
-    assert read_all(folder / FILE).examples == dataset.examples
+    assert opened(load(folder / FILE)).examples == dataset.examples
 
 
 @pytest.mark.golden
@@ -81,9 +68,9 @@ def test_user_texts_equal_the_peers(fixtures_dir, layout, style, options):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("frame", [None, "auto", *FRAMES])
-def test_hub_table_equals_the_raw_file(fixtures_dir, frame):
-    raw = read_all(fixtures_dir / "raw" / "seed_bench")
-    hub = read_all(fixtures_dir / "hf" / "SEED-Bench", frame)
+def test_hub_table_equals_the_raw_file(fixtures_dir, frame, opened):
+    raw = opened(load(fixtures_dir / "raw" / "seed_bench"))
+    hub = opened(load(fixtures_dir / "hf" / "SEED-Bench", frame))
     assert hub.examples == raw.examples
     want = pixels(raw)
     for image, got in pixels(hub).items():  # the fixture's frames are all the same
@@ -108,8 +95,8 @@ def films(fixtures_dir, tmp_path):
 
 @pytest.mark.golden
 @pytest.mark.parametrize(("frame", "grey"), [(None, 0), ("auto", 0), ("first", 0), ("middle", 40)])
-def test_frames_of_the_hub(films, frame, grey):
-    dataset = read_all(films, frame)
+def test_frames_of_the_hub(films, frame, grey, opened):
+    dataset = opened(load(films, frame))
     videos = {example.image for example in dataset.examples if example.split == "video"}
     assert videos
     assert {x.max() for image, x in pixels(dataset).items() if image in videos} == {grey}
@@ -128,7 +115,7 @@ def test_the_original_layout_has_middle_frames_only(copied):
 
 
 @pytest.mark.golden
-def test_rows_that_cannot_be_asked(copied):
+def test_rows_that_cannot_be_asked(copied, opened):
     content = json.loads((copied / FILE).read_text())
     first, second = content["questions"][:2]
     name = second["question_id"]
@@ -155,7 +142,7 @@ def test_rows_that_cannot_be_asked(copied):
     (copied / FILE).write_text(json.dumps(content))
     shutil.rmtree(copied / "SEED-Bench-video-image")
     with pytest.raises(InputError, match=r"question v\d+: picture SEED-Bench-video-image/\d+_v\d+"):
-        read_all(copied)
+        opened(load(copied))
 
 
 @pytest.mark.golden

@@ -13,7 +13,6 @@ from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError
 from experiments.reading import opening
 from experiments.textvqa import BENCHMARK
-from llava_jax import images
 
 QUESTIONS, WORDS = "TextVQA_0.5.1_val.json", "TextVQA_Rosetta_OCR_v0.2_val.json"
 MODES = {"on": "textvqa_val+ocr", "off": "textvqa_val"}
@@ -22,18 +21,6 @@ MODES = {"on": "textvqa_val+ocr", "off": "textvqa_val"}
 def load(data, ocr=None, **request):
     own = {} if ocr is None else {"textvqa_ocr": ocr}
     return opening.load(BENCHMARK, Request(data=str(data), own=own, **request))
-
-
-def read_all(data, ocr=None):
-    """Load a data set and open every picture, as a run does."""
-    dataset = load(data, ocr)
-    dataset.digest()
-    for example in dataset.examples:
-        try:
-            dataset.read_image(example.image)
-        except images.ImageError as error:
-            raise InputError(f"question {example.key}: {error}") from None
-    return dataset
 
 
 def listed(file):
@@ -47,9 +34,9 @@ def copied(fixtures_dir, tmp_path):
 
 
 @pytest.mark.golden
-def test_raw_files(fixtures_dir):
+def test_raw_files(fixtures_dir, opened):
     folder = fixtures_dir / "raw" / "textvqa"
-    dataset = read_all(folder)
+    dataset = opened(load(folder))
     want = listed(folder / QUESTIONS)
     for example, row in zip(dataset.examples, want, strict=True):
         assert example.key == str(row["question_id"])
@@ -57,7 +44,7 @@ def test_raw_files(fixtures_dir):
         assert example.image == f"{row['image_id']}.jpg"
         assert example.user_text.split("\n")[0].lower() == row["question"].lower()
         assert (example.split, example.choices, example.label) == ("val", (), None)
-    assert read_all(folder / QUESTIONS).examples == dataset.examples
+    assert opened(load(folder / QUESTIONS)).examples == dataset.examples
 
 
 @pytest.mark.golden
@@ -77,9 +64,9 @@ def test_user_texts_equal_the_peers(fixtures_dir, ocr, style, layout):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("ocr", MODES)
-def test_hub_table_equals_the_raw_files(fixtures_dir, ocr):
-    raw = read_all(fixtures_dir / "raw" / "textvqa", ocr)
-    hub = read_all(fixtures_dir / "hf" / "textvqa", ocr)
+def test_hub_table_equals_the_raw_files(fixtures_dir, ocr, opened):
+    raw = opened(load(fixtures_dir / "raw" / "textvqa", ocr))
+    hub = opened(load(fixtures_dir / "hf" / "textvqa", ocr))
     assert hub.examples == raw.examples
     for image in raw.images:
         got, want = hub.read_image(image), raw.read_image(image)
@@ -87,11 +74,11 @@ def test_hub_table_equals_the_raw_files(fixtures_dir, ocr):
 
 
 @pytest.mark.golden
-def test_words_are_needed_only_if_they_are_shown(copied):
+def test_words_are_needed_only_if_they_are_shown(copied, opened):
     (copied / WORDS).unlink()
     with pytest.raises(InputError, match=rf"{re.escape(WORDS)}; --textvqa_ocr=off"):
         load(copied)
-    assert read_all(copied, "off").examples
+    assert opened(load(copied, "off")).examples
 
 
 @pytest.mark.golden
@@ -109,7 +96,7 @@ def test_a_picture_without_words_is_warned_of(copied, caplog):
 
 
 @pytest.mark.golden
-def test_rows_that_cannot_be_asked(copied):
+def test_rows_that_cannot_be_asked(copied, opened):
     content = json.loads((copied / QUESTIONS).read_text())
     first, second = content["data"][:2]
 
@@ -128,7 +115,7 @@ def test_rows_that_cannot_be_asked(copied):
     shutil.rmtree(copied / "train_images")
     (copied / QUESTIONS).write_text(json.dumps(content))
     with pytest.raises(InputError, match=rf"question {first['question_id']}.*train_images"):
-        read_all(copied)
+        opened(load(copied))
 
 
 @pytest.mark.golden
