@@ -30,10 +30,15 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pathlib
+import subprocess
+import sys
 
 import hypothesis
 import jax
 import pytest
+
+from experiments.harness.config import RunConfig
+from llava_jax import testing
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -72,3 +77,74 @@ def golden_dir(request):
 @pytest.fixture(scope="session")
 def fixtures_dir(request):
     return pathlib.Path(request.config.getoption("--fixtures-dir"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    testing.write_checkpoint(folder)
+    testing.write_clip(folder / "clip")
+    return folder
+
+
+@pytest.fixture
+def config(tiny, fixtures_dir, tmp_path):
+    return RunConfig(
+        model=str(tiny),
+        data=str(fixtures_dir / "raw" / "pope"),
+        clip=None,
+        relevant=None,
+        pruners=("scope", "random"),
+        budgets=(4,),
+        hyperparameters={"alpha": (0.0, 1.0)},
+        seeds=(0, 1),
+        limit=None,
+        order="raster",
+        positions="contiguous",
+        mode="default",
+        route=None,
+        max_new_tokens=None,
+        prompt_style="llava",
+        options="valid",
+        own={},
+        predictions=None,
+        dtype=None,
+        preprocessing="pad",
+        out=str(tmp_path / "run"),
+        fork=False,
+        allow_failed=False,
+        offline=True,
+        dry_run=False,
+        cache=str(tmp_path / "cache"),
+        cache_gib=0.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """Start an entry point as a process of its own, as a user does."""
+
+    def start(folder, *flags, program="pope", env=None, **how):
+        return subprocess.Popen(
+            [sys.executable, "-m", f"experiments.{program}", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | (env or {}),
+            **how,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def command(launch):
+    """Run an entry point to its end; return (exit code, stdout, stderr)."""
+
+    def run(folder, *flags, timeout=300, **how):
+        process = launch(folder, *flags, **how)
+        out, err = process.communicate(timeout=timeout)
+        return process.returncode, out, err
+
+    return run
