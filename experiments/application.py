@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging as python_logging
 import os
 import pathlib
+import shlex
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import absl.flags
 from absl import app, logging
 
-from experiments.harness import errors, flags
+from experiments.harness import errors, flags, stopping
 from experiments.harness.benchmark import Benchmark, Dataset
 from experiments.harness.config import RunConfig
 
@@ -25,17 +26,32 @@ if TYPE_CHECKING:
     from experiments.harness import command
 
 absl.flags.disclaim_key_flags()  # as in harness.flags
-_RESUME = "nothing answered is lost, the same command resumes"
 
 
 def start(benchmark: Benchmark) -> None:
     """Define the flags, run the benchmark and exit with its code."""
-    if code := errors.exit_code(lambda: flags.define(benchmark), resume=_RESUME):
+    command_line = shlex.join(["python", "-m", f"experiments.{benchmark.name}", *sys.argv[1:]])
+    resume = f"nothing answered is lost, the same command resumes: {command_line}"
+    if code := errors.exit_code(lambda: flags.define(benchmark), resume=resume):
         sys.exit(code)
-    app.run(lambda argv: errors.exit_code(lambda: _main(benchmark, argv), resume=_RESUME))
+    stopping.raise_on_sigterm()
+
+    def main(argv: Sequence[str]) -> int:
+        return _leave(errors.exit_code(lambda: _main(benchmark, argv, resume), resume=resume))
+
+    app.run(main)
 
 
-def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
+def _leave(code: int) -> int:
+    """Return an exit code; a program that was stopped ends here and waits for no thread."""
+    if code in (errors.INTERRUPTED, errors.CTRL_C):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _main(benchmark: Benchmark, argv: Sequence[str], resume: str) -> int:
     """Run and report; return the exit code."""
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # whatever --verbosity says
     errors.refuse_arguments(argv)
@@ -52,9 +68,10 @@ def _main(benchmark: Benchmark, argv: Sequence[str]) -> int:
         return errors.COMPLETE
     generated = work.inputs.plan.max_new_tokens is not None
     compiling = _compile_statistics(benchmark, config, work.inputs.dataset, generated=generated)
-    outcome = command.answer(work, compiling.start)
+    outcome = command.answer(work, compiling.start, resume)
     with watch.stage("report"):
         code = _report(benchmark, config, outcome)
+    work.send()
     if watch.exact:
         print(watch.table(), file=sys.stderr)
     return code
@@ -99,7 +116,14 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
     """Print the tables of the settings asked for; return the exit code."""
     from experiments.reporting import aggregate, tables
 
-    out = pathlib.Path(config.out)
+    out = config.folder
+    if outcome.missing:
+        processes = ", ".join(map(str, outcome.processes))
+        print(
+            f"{outcome.answered} answers now; {outcome.missing} of {outcome.expected} are missing, "
+            f"of --process_id={processes}; whoever comes last reports"
+        )
+        return errors.COMPLETE
     if outcome.failed and not config.allow_failed:
         line = f"{outcome.failed} rows failed, see {out}/*/failures-*.jsonl; no metric is computed"
         return errors.end(f"{line} without them unless --allow_failed is given", errors.FAILED_ROWS)
@@ -121,7 +145,7 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
     print("\n" + tables.render_scores([(e["setting"], e["scores"]) for e in entries]))
     if asked:
         print("\n" + tables.render_over_seeds(asked))
-    print(f"\n{out / aggregate.RESULTS}")
+    print(f"\n{config.out.rstrip('/')}/{aggregate.RESULTS}")
     return errors.FAILED_ROWS if outcome.failed else errors.COMPLETE
 
 

@@ -20,8 +20,9 @@ from absl import app, flags
 
 import calibration.report
 from experiments import logs
-from experiments.harness import errors, records
+from experiments.harness import errors
 from experiments.reporting import evaluation, tables
+from llava_jax import atomic
 
 
 def start() -> None:
@@ -46,7 +47,7 @@ def _main(argv: Sequence[str], spec: str, mode: str, out: str | None) -> None:
     print(_heading(rows, entry) + "\n")
     print(tables.render([entry], rows.splits))
     if out:
-        records.write_atomically(pathlib.Path(out), {"source": rows.source, **entry})
+        atomic.write(pathlib.Path(out), {"source": rows.source, **entry})
         print(f"\n{out}")
 
 

@@ -111,6 +111,8 @@ def config(tiny, fixtures_dir, tmp_path):
         dtype=None,
         preprocessing="pad",
         out=str(tmp_path / "run"),
+        num_processes=1,
+        process_id=0,
         fork=False,
         allow_failed=False,
         offline=True,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import zipfile
 from collections.abc import Iterable
 
 from experiments.harness.errors import InputError
+from llava_jax import atomic
 
 _BEGINNING = (1980, 1, 1, 0, 0, 0)  # no clock: the same members are the same bytes
 
@@ -25,18 +25,9 @@ def write(file: pathlib.Path, members: Iterable[tuple[str, bytes]]) -> None:
     """
     if not file.parent.is_dir():
         raise InputError(f"{file}: there is no folder {file.parent}")
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as handle:
-            with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, content in members:
-                    info = zipfile.ZipInfo(name, _BEGINNING)
-                    archive.writestr(info, content, zipfile.ZIP_DEFLATED)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(file.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+    with (
+        atomic.writing(file) as handle,
+        zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name, content in members:
+            archive.writestr(zipfile.ZipInfo(name, _BEGINNING), content, zipfile.ZIP_DEFLATED)

@@ -17,8 +17,8 @@ from typing import Any
 
 from experiments.exports.finished import Finished, Row
 from experiments.exports.tasks import TASKS, Task
-from experiments.harness import records
 from experiments.harness.errors import InputError
+from llava_jax import atomic
 
 _NO_FILE_NAME = re.compile(r'["<>:/|\\?*\[\]]+')
 """What lmms-eval replaces in a model's name."""
@@ -47,11 +47,11 @@ def write(finished: Finished, folder: pathlib.Path) -> pathlib.Path:
     samples = [_sample(task, row) for row in finished.rows]
     lines = "".join(json.dumps(sample, allow_nan=False) + "\n" for sample in samples)
     date = f"{finished.when:%Y%m%d_%H%M%S}"
-    records.write_atomically(place / f"{date}_samples_{task.name}.jsonl", lines)
+    atomic.write(place / f"{date}_samples_{task.name}.jsonl", lines)
     hashes = "".join(f"sample_{i}{sample['doc_hash']}" for i, sample in enumerate(samples))
     content = _results(finished, task) | {"date": date, "task_hashes": {task.name: _sha256(hashes)}}
     file = place / f"{date}_results.json"
-    records.write_atomically(file, content)
+    atomic.write(file, content)
     return file
 
 

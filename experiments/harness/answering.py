@@ -108,7 +108,7 @@ def _answer_before(
     (g, q), n = batch.lengths.shape, engine.cfg.vision.num_tokens
     if setting.budget in shared.rehearsed:  # not all budgets are open in the first batch
         with watch.stage("compile the decoder"):
-            shared.rehearsed[setting.budget].result()
+            shared.rehearsed[setting.budget].exception()  # the answer itself would say it again
     places = np.maximum(handed.index, 0) if setting.positions == "original" else None
     with watch.stage("decoder, picture"):
         prefix = watch.ready(

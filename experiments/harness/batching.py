@@ -47,6 +47,10 @@ class ImageBatch:
     suffix_ids: np.ndarray
     lengths: np.ndarray
 
+    def part(self, where: slice) -> ImageBatch:
+        """Return the batch of some of the pictures."""
+        return ImageBatch(self.groups[where], self.suffix_ids[where], self.lengths[where])
+
 
 def group_by_image(examples: Iterable[Example]) -> tuple[ImageGroup, ...]:
     """Group rows by picture and merge rows that ask the same question.

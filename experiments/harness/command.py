@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
-import tqdm
+from absl import logging
 
 from experiments.harness import (
+    accounts,
     batching,
     evidence,
     flags,
     identity,
+    memory,
+    objects,
     plan,
     questions,
     records,
+    refusals,
     relevance,
     runner,
+    shards,
 )
 from experiments.harness.benchmark import SCENES, Benchmark, Dataset, Request
 from experiments.harness.config import RunConfig
-from experiments.harness.errors import InputError, InterruptedRunError, UsageError
 from experiments.harness.features import FeatureCache
 from experiments.harness.folder import RunFolder
 from experiments.harness.grid import Setting, check, settings
+from experiments.harness.progress import Progress
 from experiments.harness.source import Source, find
 from experiments.harness.stopwatch import Stopwatch
 from experiments.reading import opening
@@ -42,12 +46,16 @@ class Outcome:
         expected: answers of all settings.
         failed: of them, questions that could not be answered.
         answered: of them, questions answered now.
+        missing: of them, questions that other processes have still to answer.
+        processes: which processes those are.
     """
 
     folders: tuple[pathlib.Path, ...]
     expected: int
     failed: int
     answered: int
+    missing: int = 0
+    processes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +66,24 @@ class Work:
         settings: the grid, full tokens first.
         folders: one per setting.
         inputs: what the run reads.
+        need: the memory that it is likely to take.
+        store: where the run folder is, if not on this machine.
     """
 
     settings: tuple[Setting, ...]
     folders: tuple[RunFolder, ...]
     inputs: runner.Inputs
+    need: memory.Estimate
+    store: objects.Store | None
+
+    def send(self) -> None:
+        """Bring the run's files to the object store where its folder is, if it is in one.
+
+        Raises:
+            InterruptedRunError: it cannot be written.
+        """
+        if self.store:
+            self.store.send()
 
 
 def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work | None:
@@ -77,23 +98,28 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
         UsageError: a flag's value does not fit the model or the pruners.
         InputError: weights, data or run folder refused.
     """
-    said = new_tokens(benchmark, config)
+    refusals.refuse_place(config)
+    said = refusals.new_tokens(benchmark, config)
     check(config)
     source = find(config.model, config.dtype, offline=config.offline)
     grid = settings(config, source.cfg.vision.num_tokens)
     if said is not None:
-        _refuse_masks(grid, source)
+        refusals.refuse_masks(grid, source)
+    for setting in grid:
+        shards.refuse_busy(_shard(config, setting))
     with watch.stage("read questions"):
         dataset = read(benchmark, config)
         work = plan.make(batching.group_by_image(dataset.examples), grid, source, said)
     if config.dry_run:
         print(plan.describe(work, grid, source, dataset.source))
         return None
-    _check_answers(dataset, source)
+    refusals.check_answers(dataset, source)
+    need = memory.estimate(work, grid, source, work.images_per_batch)
     with watch.stage("digests of data and weights"):
         run = _identity(benchmark, config, source, dataset, work)
         clip = relevance.find(config, source) if any(map(_reads_clip, grid)) else None
         reads = {} if clip is None else {"clip": clip.identity()}
+    store = _store(config)
     folders = tuple(
         _open(
             setting,
@@ -106,43 +132,11 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
         for setting in grid
     )
     asked = (example.question for example in dataset.examples)
-    questions.write(pathlib.Path(config.out), run["data"]["sha256"], asked)
+    questions.write(config.folder, run["data"]["sha256"], asked)
+    if store:
+        store.send()
     inputs = runner.Inputs(work, dataset, source, clip, config, _cache(config, run), watch)
-    return Work(grid, folders, inputs)
-
-
-def new_tokens(benchmark: Benchmark, config: RunConfig) -> int | None:
-    """Return how many tokens an answer may have; None if the first token is read and none said.
-
-    Raises:
-        UsageError: flags about answers that do not go together.
-    """
-    name, route = benchmark.name, config.route or benchmark.default_route
-    if config.options != "valid" and not benchmark.lettered:
-        raise UsageError(f"--options={config.options}: {name} has no lettered options")
-    if config.options != "valid" and config.mode != "paper":
-        raise UsageError(
-            f"--options={config.options}: a right answer may be none of them, which only "
-            "--mode=paper admits"
-        )
-    if route == "first_token" and benchmark.open:
-        raise UsageError(f"--route=first_token: the answers of {name} are open; use generate")
-    if route == "first_token" and config.max_new_tokens:
-        raise UsageError("--max_new_tokens is of --route=generate")
-    if route == "first_token":
-        return None
-    return config.max_new_tokens or benchmark.max_new_tokens
-
-
-def _refuse_masks(grid: Sequence[Setting], source: Source) -> None:
-    """Raise UsageError if a pruner hides tokens instead of taking them out."""
-    sizes = (source.cfg.vision.num_tokens, source.cfg.text.num_layers)
-    for setting in grid:
-        if any(cut.how == "mask" for cut in setting.cuts(*sizes)):
-            raise UsageError(
-                f"--route=generate: {setting.id} hides tokens and leaves them, which is offered "
-                "for the first token only; drop gives the same answers as mask"
-            )
+    return Work(grid, folders, inputs, need, store)
 
 
 def read(benchmark: Benchmark, config: RunConfig) -> Dataset:
@@ -159,34 +153,62 @@ def read(benchmark: Benchmark, config: RunConfig) -> Dataset:
     return opening.load(benchmark, request)
 
 
-def answer(work: Work, then: Callable[[], None] = lambda: None) -> Outcome:
+def answer(work: Work, then: Callable[[], None] = lambda: None, resume: str = "") -> Outcome:
     """Answer all that is not answered yet, and seal what is complete.
 
     Args:
         work: the run.
         then: is called once, when every program that the first answers need is compiled.
+        resume: what a line about an interruption ends with.
 
     Raises:
         InputError: a picture cannot be read.
-        InterruptedRunError: stopped between two batches by SIGTERM, or the disk is full.
+        InterruptedRunError: stopped between two batches by SIGTERM, or disk or memory are full.
+        KeyboardInterrupt: stopped between two batches by Ctrl-C.
     """
-    rows = len(work.inputs.dataset.examples)
-    both = zip(work.settings, work.folders, strict=True)
-    open_jobs = [(setting, folder) for setting, folder in both if not folder.sealed]
-    jobs = [_job(setting, folder) for setting, folder in open_jobs]
-    missing = sum(rows - len(job.done) for job in jobs)
-    failed = 0
-    try:
-        if missing:
-            with _Progress(missing, then) as progress:
-                failed = runner.evaluate(jobs, work.inputs, between=progress.advance)
-    finally:
-        for job in jobs:
-            job.writer.close()
-    for job in jobs:
-        job.folder.seal()
-    paths = tuple(folder.path for folder in work.folders)
-    return Outcome(paths, len(paths) * rows, failed, missing - failed)
+    own = [row.key for groups in runner.own_batches(work.inputs) for g in groups for row in g.rows]
+    with contextlib.ExitStack() as writers:
+        jobs = [
+            _job(setting, folder, work, writers)
+            for setting, folder in zip(work.settings, work.folders, strict=True)
+            if not folder.sealed
+        ]
+        before = sum(len(job.done) for job in jobs)
+        if missing := sum(key not in job.done for job in jobs for key in own):
+            level = logging.INFO if work.need.fits else logging.WARNING
+            logging.log(level, "memory: %s (estimate)", work.need)
+            with Progress(missing, then, resume) as progress, memory.said(work.need):
+                runner.evaluate(jobs, work.inputs, between=progress.advance)
+    return _outcome(work, jobs, answered=sum(len(job.done) for job in jobs) - before)
+
+
+def _outcome(work: Work, jobs: Sequence[evidence.Job], answered: int) -> Outcome:
+    """Seal what is complete, and count what is not: of all processes, as the disk has it."""
+    failed, missing, keys = 0, 0, set[str]()
+    for folder in (job.folder for job in jobs if not job.folder.seal()):
+        lost = folder.failed()
+        lacking = set(folder.keys) - folder.done() - lost
+        failed, missing, keys = failed + len(lost), missing + len(lacking), keys | lacking
+    return Outcome(
+        folders=tuple(folder.path for folder in work.folders),
+        expected=len(work.folders) * len(work.inputs.dataset.examples),
+        failed=failed,
+        answered=answered,
+        missing=missing,
+        processes=_processes(work, keys),
+    )
+
+
+def _processes(work: Work, keys: Set[str]) -> tuple[int, ...]:
+    """Return which processes have questions among some."""
+    count = work.inputs.config.num_processes
+    batches = enumerate(work.inputs.plan.batches)
+    found = {
+        index % count
+        for index, groups in batches
+        if not keys.isdisjoint(row.key for group in groups for row in group.rows)
+    }
+    return tuple(sorted(found))
 
 
 def _reads_clip(setting: Setting) -> bool:
@@ -202,53 +224,29 @@ def _cache(config: RunConfig, run: Mapping[str, Any]) -> FeatureCache:
     return FeatureCache(folder, int(config.cache_gib * 2**30), own)
 
 
-def _job(setting: Setting, folder: RunFolder) -> evidence.Job:
-    """Lock a setting's shard, then see what is done."""
-    writer = records.Writer(folder.path)
-    return evidence.Job(setting, folder, folder.done(), writer)
+def _job(
+    setting: Setting, folder: RunFolder, work: Work, writers: contextlib.ExitStack
+) -> evidence.Job:
+    """Lock this process's shard of a setting, then see what is done, by whomever."""
+    config = work.inputs.config
+    shard = shards.Shard(folder.path, config.process_id, config.num_processes)
+    writer = objects.Segments(shard, work.store) if work.store else shard
+    writers.callback(writer.close)
+    return evidence.Job(setting, folder, set(folder.done()), writer)
 
 
-class _Progress:
-    """Counts durable answers on stderr, and turns SIGTERM into a stop between two batches."""
-
-    def __init__(self, total: int, then: Callable[[], None]):
-        interval = 0.5 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm.tqdm(
-            total=total, unit="answer", mininterval=interval, file=sys.stderr, leave=True
-        )
-        self._stop = False
-        self._then = [then]
-
-    def __enter__(self) -> _Progress:
-        self._previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
-        self._bar.close()
-
-    def _ask_to_stop(self, *_: object) -> None:
-        self._stop = True
-
-    def advance(self, rows: int) -> None:
-        """Count rows made durable; raise InterruptedRunError if SIGTERM came."""
-        self._bar.update(rows)
-        while self._then:
-            self._then.pop()()
-        if self._stop:
-            raise InterruptedRunError("stopped by SIGTERM")
+def _shard(config: RunConfig, setting: Setting) -> pathlib.Path:
+    """Return the record file of this process."""
+    return shards.path(config.folder / setting.id, config.process_id, config.num_processes)
 
 
-def _check_answers(dataset: Dataset, source: Source) -> None:
-    """Refuse a tokenizer that cannot tell the answers apart, before the weights are loaded."""
-    for choices in dict.fromkeys(e.choices for e in dataset.examples if e.choices):
-        try:
-            ids = [source.tokenizer.answer_ids(spellings) for spellings in choices]
-        except ValueError as error:
-            raise InputError(f"the tokenizer of {source.folder} splits answers: {error}") from None
-        flat = [token for part in ids for token in part]
-        if len(set(flat)) < len(flat) or max(flat) >= source.cfg.real_vocab_size:
-            raise InputError(f"the tokenizer of {source.folder} gives {choices} the ids {ids}")
+def _store(config: RunConfig) -> objects.Store | None:
+    """Return the object store of the run folder, what is in it being here now."""
+    if not objects.is_url(config.out):
+        return None
+    store = objects.Store(config.out, config.folder)
+    store.fetch()
+    return store
 
 
 def _identity(
@@ -272,11 +270,11 @@ def _open(
 ) -> RunFolder:
     """Make or find a setting's folder."""
     batches = {"images": len(work.groups), "images_per_batch": work.images_per_batch}
-    batches |= plan.realised(setting, source.cfg, work)
+    batches |= accounts.realised(setting, source.cfg, work)
     # Through JSON and back, so that it compares equal with what a run.json holds.
     whole = records.canonical_copy({**run, "setting": setting.describe()})
     return RunFolder.open(
-        pathlib.Path(config.out) / setting.id,
+        config.folder / setting.id,
         whole,
         [row.key for group in work.groups for row in group.rows],
         plan=batches,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from experiments.harness import objects
 from llava_jax import images
 
 FULL = "none"
@@ -38,7 +41,9 @@ class RunConfig:
         predictions: file of answers to be scored without a model; None for a run.
         dtype: of the model, None for the default.
         preprocessing: ``pad`` or ``center_crop``.
-        out: run folder.
+        out: run folder, of this machine or of an object store.
+        num_processes: that divide the pictures among them.
+        process_id: which of them this is, from 0.
         fork: start a new folder where the setting's folder holds another run.
         allow_failed: report although rows failed.
         offline: open no socket.
@@ -68,9 +73,19 @@ class RunConfig:
     dtype: str | None
     preprocessing: images.Mode
     out: str
+    num_processes: int
+    process_id: int
     fork: bool
     allow_failed: bool
     offline: bool
     dry_run: bool
     cache: str
     cache_gib: float
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The run folder on this machine; of one in an object store, what stands for it."""
+        if not objects.is_url(self.out):
+            return pathlib.Path(self.out)
+        name = hashlib.sha256(self.out.encode()).hexdigest()[:16]
+        return pathlib.Path(self.cache) / "runs" / name

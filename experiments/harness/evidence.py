@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import calibration
-from experiments.harness import batching, loading, records
+from experiments.harness import batching, loading, objects, records, shards
 from experiments.harness.answering import Answers
 from experiments.harness.folder import RunFolder
 from experiments.harness.grid import Setting
@@ -29,14 +29,21 @@ class Job:
     Attributes:
         setting: what to run.
         folder: where its records go.
-        done: keys answered before.
+        done: keys that have a record.
         writer: appends to its shard.
     """
 
     setting: Setting
     folder: RunFolder
-    done: frozenset[str]
-    writer: records.Writer
+    done: set[str]
+    writer: shards.Shard | objects.Segments
+
+    def append(
+        self, rows: Sequence[records.Record], failures: Sequence[records.Failure] = ()
+    ) -> None:
+        """Make rows durable; then they are done."""
+        self.writer.append(rows, failures)
+        self.done.update(row.key for row in rows)
 
 
 def to_records(

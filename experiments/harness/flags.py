@@ -80,7 +80,14 @@ def define(benchmark: Benchmark) -> None:
     _define_inputs(benchmark)
     _define_grid()
     _define_answers(benchmark)
-    flags.DEFINE_string("out", f"runs/{benchmark.name}", "run folder; the same command resumes")
+    flags.DEFINE_string(
+        *("out", f"runs/{benchmark.name}"),
+        "run folder, or one of an object store such as gs://…; the same command resumes",
+    )
+    flags.DEFINE_integer(
+        "num_processes", 1, "that divide the pictures of a run folder", lower_bound=1
+    )
+    flags.DEFINE_integer("process_id", 0, "which of them this is", lower_bound=0)
     flags.DEFINE_bool("fork", False, "new folder where the setting's folder holds another run")
     flags.DEFINE_bool("allow_failed", False, "go on past unreadable pictures and report the rest")
     flags.DEFINE_bool("offline", False, "open no network connection")
@@ -194,7 +201,18 @@ def run_config(benchmark: Benchmark) -> RunConfig:
 _PLAIN = (
     *("model", "data", "clip", "relevant", "limit", "order", "positions"),
     *("mode", "route", "max_new_tokens", "prompt_style", "options", "predictions", "dtype"),
-    *("preprocessing", "out", "fork", "allow_failed", "offline", "dry_run", "cache", "cache_gib"),
+    *(
+        "preprocessing",
+        "out",
+        "num_processes",
+        "process_id",
+        "fork",
+        "allow_failed",
+        "offline",
+        "dry_run",
+        "cache",
+        "cache_gib",
+    ),
 )
 
 
@@ -215,4 +233,4 @@ def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:
     )
 
 
-_ONE_OFF = ("fork", "dry_run", "cache", "cache_gib")
+_ONE_OFF = ("num_processes", "process_id", "fork", "dry_run", "cache", "cache_gib")

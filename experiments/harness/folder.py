@@ -2,7 +2,8 @@
 
 run.json   identity, its fingerprint, versions, expected keys, batch plan; written once
 flags.txt  --flagfile=<folder>/flags.txt runs it again
-SEALED     last file written, when every expected key has its record
+
+Records (``shards``) and the seal (``sealing``) are beside them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 
 from absl import logging
 
-from experiments.harness import records
+from experiments.harness import records, sealing
 from experiments.harness.errors import InputError
+from llava_jax import atomic
 
 FLAGS = "flags.txt"
 _PACKAGES = ("llava-jax", "jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
@@ -35,13 +37,14 @@ class RunFolder:
     Attributes:
         path: the folder.
         run: first 16 digits of the fingerprint, as records carry it.
+        keys: expected, in the order of the plan.
     """
 
     def __init__(self, path: pathlib.Path, identity: Mapping[str, Any], keys: Sequence[str]):
         self.path = path
         self.run = fingerprint(identity)[:16]
         self._identity = identity
-        self._keys = keys
+        self.keys = keys
 
     @classmethod
     def open(
@@ -94,8 +97,8 @@ class RunFolder:
             _warn_of_versions(path, found.get("versions", {}))
         else:
             _make(path)
-            records.write_atomically(path / FLAGS, flagfile)
-            records.write_atomically(path / records.RUN, content | {"versions": versions()})
+            atomic.write(path / FLAGS, flagfile)
+            atomic.write(path / records.RUN, content | {"versions": versions()})
         return folder
 
     def _refuse_difference(self, found: Mapping[str, Any], content: Mapping[str, Any]) -> None:
@@ -112,23 +115,11 @@ class RunFolder:
 
     @property
     def sealed(self) -> bool:
-        """Whether every expected record is there, and the files are those that were sealed."""
-        file = self.path / records.SEALED
-        if not file.is_file():
-            return False
-        if json.loads(file.read_text())["files"] == self._digests():
-            return True
-        logging.warning("%s was changed after it was sealed; missing answers are redone", self.path)
-        file.unlink()
-        return False
-
-    def _digests(self) -> dict[str, str]:
-        """Return the sha256 of every record file."""
-        files = sorted(self.path.glob("records-*.jsonl"))
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        """Whether no answer is missing, and nothing was changed since that was found."""
+        return sealing.is_sealed(self.path)
 
     def done(self) -> frozenset[str]:
-        """Return the keys that have a record.
+        """Return the keys that have a record, whichever process wrote it.
 
         Raises:
             InputError: records of another run.
@@ -138,16 +129,13 @@ class RunFolder:
             raise InputError(f"{self.path} has records of another run {foreign.pop()}")
         return frozenset(found)
 
-    def seal(self) -> None:
-        """Write SEALED if no expected record is missing."""
-        found = records.read_records(self.path)
-        if not set(self._keys) <= set(found):
-            return
-        rows = hashlib.sha256()
-        for key in sorted(self._keys):
-            rows.update(records.to_line(found[key]))
-        content = {"rows": len(self._keys), "sha256": rows.hexdigest(), "files": self._digests()}
-        records.write_atomically(self.path / records.SEALED, content)
+    def failed(self) -> frozenset[str]:
+        """Return the keys that failed, whichever process asked, and have no record."""
+        return frozenset(records.read_failures(self.path)) & set(self.keys) - self.done()
+
+    def seal(self) -> bool:
+        """Seal the folder if no expected record is missing; return whether it is sealed."""
+        return sealing.seal(self.path, self.keys)
 
 
 def _warn_of_versions(path: pathlib.Path, found: Mapping[str, str]) -> None:
@@ -168,7 +156,7 @@ def _read_run(path: pathlib.Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text("utf-8"))
         return {name: found[name] for name in ("identity", "expected", "versions")}
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{file} does not describe a run; name another --out") from None

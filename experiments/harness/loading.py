@@ -40,6 +40,20 @@ class Loaded:
     seen: dict[str, np.ndarray] | None
     unreadable: dict[str, str]
 
+    def split(self, most: int) -> list[Loaded]:
+        """Return batches of at most so many pictures; questions stay padded as they are."""
+        count = len(self.batch.groups)
+        return [self._part(slice(i, i + most)) for i in range(0, count, most)]
+
+    def _part(self, where: slice) -> Loaded:
+        return dataclasses.replace(
+            self,
+            batch=self.batch.part(where),
+            digests=self.digests[where],
+            pixels=None if self.pixels is None else self.pixels[where],
+            seen=self.seen and {name: value[where] for name, value in self.seen.items()},
+        )
+
 
 def load(
     groups: tuple[batching.ImageGroup, ...],

@@ -14,9 +14,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from experiments.harness import records
 from experiments.harness.errors import InputError
 from experiments.scoring.answer import Answer
+from llava_jax import atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def write(out: pathlib.Path, data: str, questions: Iterable[Question]) -> None:
     file = path(out, data)
     if not file.exists():
         lines = (json.dumps(dataclasses.asdict(question)) for question in questions)
-        records.write_atomically(file, "\n".join([*lines, ""]))
+        atomic.write(file, "\n".join([*lines, ""]))
 
 
 def read(out: pathlib.Path, data: str) -> Mapping[str, Question]:
@@ -82,7 +82,7 @@ def read(out: pathlib.Path, data: str) -> Mapping[str, Question]:
     """
     file = path(out, data)
     try:
-        rows = map(json.loads, file.read_text().splitlines())
+        rows = map(json.loads, file.read_text("utf-8").splitlines())
         found = [Question(**{name: _value(value) for name, value in row.items()}) for row in rows]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error

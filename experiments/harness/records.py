@@ -1,36 +1,35 @@
-"""The record format: one line per answered question, append-only, checked by CRC.
+"""The record format: one line per answered question, checked by CRC.
 
 A line is canonical JSON (sorted keys, no spaces, finite numbers only) whose last field ``crc`` is
-the CRC32 of the line without it. A batch is one write followed by fdatasync. Floats carry all
-their digits, so tables can be made again bit for bit. Both programs meet in this format.
+the CRC32 of the line without it. Floats carry all their digits, so tables can be made again bit
+for bit. Both programs meet in this format.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import errno
-import fcntl
 import json
-import os
 import pathlib
-import socket
+import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from experiments.harness.errors import InputError, InterruptedRunError
+from experiments.harness.errors import InputError
 
 SCHEMA = 1
 RUN, SEALED = "run.json", "SEALED"
 """Beside the records: what the run is, and that no record is missing."""
 
 _CRC = b',"crc":"'
+_LONGEST = 2**24  # bytes of a line; a longer one is no row
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Record:
     """Raw evidence of one answer; no metric is ever stored.
 
@@ -66,7 +65,7 @@ class Record:
     text_log_probs: tuple[float, ...] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
     """A question that could not be answered; it never counts as done.
 
@@ -119,126 +118,120 @@ def to_line(row: Record | Failure) -> bytes:
 
 
 def from_line(line: bytes) -> dict[str, Any] | None:
-    """Return the fields of a line without its newline, None if it is torn or altered."""
+    """Return the fields of a line without its newline, None if it is torn, altered or foreign."""
     body, mark, tail = line.rpartition(_CRC)
     body += b"}"
     if not mark or tail != f'{zlib.crc32(body):08x}"}}'.encode():
         return None
-    fields = json.loads(body)
-    return fields if fields.pop("v", None) == SCHEMA else None
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):  # a checksum can be had by anyone
+        return None
+    return fields if isinstance(fields, dict) and fields.pop("v", None) == SCHEMA else None
 
 
 def read(file: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """Yield the fields of every valid line of a file; damaged lines are passed over."""
-    if file.is_file():
-        with file.open("rb") as handle:
-            for line in handle:
-                if line.endswith(b"\n") and (fields := from_line(line[:-1])) is not None:
-                    yield fields
+    """Yield the fields of every valid line of a file; damaged ones are passed over and counted."""
+    if not file.is_file():
+        return
+    damaged = 0
+    with file.open("rb") as handle:
+        while line := handle.readline(_LONGEST):
+            whole = line.endswith(b"\n")
+            fields = from_line(line[:-1]) if whole else None
+            if fields is not None:
+                yield fields
+            elif whole or len(line) == _LONGEST:  # not the torn tail of a process that was killed
+                damaged += 1
+    if damaged:
+        logging.warning("%s: %d damaged lines are passed over", file, damaged)
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the record files of a setting's folder: one per process, or its sealed segments."""
+    return sorted(folder.glob("records-*.jsonl"))
 
 
 def read_records(folder: pathlib.Path) -> dict[str, Record]:
-    """Read all record shards of a setting's folder, the first valid line of a key winning.
+    """Read all record files of a setting's folder, the first valid line of a key winning.
 
     Raises:
-        InputError: two different records of one key, or rows of another run.
+        InputError: two different records of one key, rows of another run, or rows that are no
+            records.
     """
     found: dict[str, Record] = {}
-    for file in sorted(folder.glob("records-*.jsonl")):
+    for file in files(folder):
         for fields in read(file):
-            record = Record(**fields | _tuples(fields))
+            record = _record(fields, file)
             first = found.setdefault(record.key, record)
-            if first != record:
-                raise InputError(f"{file}: two different records of {record.key}")
+            if first is not record and first != record:
+                raise InputError(f"{file}: two different records of {record.key!r}")
     if len(runs := {record.run for record in found.values()}) > 1:
         raise InputError(f"{folder}: records of several runs: {sorted(runs)}")
     return found
 
 
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that JSON turned into lists."""
-    return {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+def read_failures(folder: pathlib.Path) -> set[str]:
+    """Return the keys of all questions that failed once, whether or not they were answered since.
+
+    Raises:
+        InputError: a row without a key.
+    """
+    keys = set()
+    for file in sorted(folder.glob("failures-*.jsonl")):
+        for fields in read(file):
+            if not isinstance(fields.get("key"), str):
+                raise InputError(f"{file}: a row without a key")
+            keys.add(fields["key"])
+    return keys
 
 
-class Writer:
-    """Appends rows to one shard and holds its lock for the life of the process."""
+def _record(fields: Mapping[str, Any], file: pathlib.Path) -> Record:
+    """Return a line's record.
 
-    def __init__(self, folder: pathlib.Path, shard: int = 0, num_shards: int = 1):
-        name = f"{shard:05d}-of-{num_shards:05d}"
-        self._rows = _Appender(folder / f"records-{name}.jsonl")
-        self._failures = folder / f"failures-{name}.jsonl"
-        self._known = {(row["key"], row["reason"]) for row in read(self._failures)}
-
-    def append(self, rows: Sequence[Record], failures: Sequence[Failure] = ()) -> None:
-        """Make a batch durable.
-
-        Raises:
-            InterruptedRunError: the disk is full; what was written before stays valid.
-        """
-        self._rows.write(rows)
-        new = [row for row in failures if (row.key, row.reason) not in self._known]
-        if new:
-            appender = _Appender(self._failures)
-            appender.write(new)
-            appender.close()
-            self._known |= {(row.key, row.reason) for row in new}
-
-    def close(self) -> None:
-        """Release the lock."""
-        self._rows.close()
+    Raises:
+        InputError: the fields are not a record's; their checksum was right, so somebody wrote them.
+    """
+    where = f"{file}: the row of {fields.get('key')!r:.80} is no record"
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    try:
+        record = Record(**values)
+    except TypeError as error:  # absent or unknown fields
+        raise InputError(f"{where}: {str(error).partition('() ')[2]}") from None
+    if wrong := [name for name, sound in _SOUND.items() if not sound(getattr(record, name))]:
+        raise InputError(f"{where}: {wrong[0]} cannot be {getattr(record, wrong[0])!r:.80}")
+    return record
 
 
-class _Appender:
-    """An append-only file under flock; a torn last line is cut off when it is opened."""
-
-    def __init__(self, file: pathlib.Path):
-        self._file = file
-        self._owner = file.with_suffix(".owner")
-        self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            owner = self._owner.read_text() if self._owner.is_file() else "another process"
-            raise InputError(f"{file} is being written by {owner}") from None
-        self._owner.write_text(f"{socket.gethostname()}, process {os.getpid()}")
-        self._cut_torn_tail()
-
-    def _cut_torn_tail(self) -> None:
-        content = self._file.read_bytes()
-        end = content.rfind(b"\n") + 1
-        if end != len(content):
-            os.ftruncate(self._fd, end)
-
-    def write(self, rows: Iterable[Record | Failure]) -> None:
-        """Append rows in one write and wait until they are on the disk."""
-        data = b"".join(map(to_line, rows))
-        if not data:
-            return
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-            os.fdatasync(self._fd)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise InterruptedRunError(f"no space left for {self._file}") from None
-            raise
-
-    def close(self) -> None:
-        self._owner.unlink(missing_ok=True)
-        os.close(self._fd)
+def _is_word(value: Any) -> bool:
+    return type(value) is str
 
 
-def write_atomically(file: pathlib.Path, content: str | Mapping[str, Any]) -> None:
-    """Replace a file by content (JSON for a mapping): the old one or the new one, never half."""
-    if not isinstance(content, str):
-        content = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+def _is_count(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _are_numbers(value: Any) -> bool:
+    return type(value) is tuple and all(map(_is_number, value))
+
+
+def _or_none(sound: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or sound(value)
+
+
+_SOUND: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("key", "image", "split", "kept", "run"), _is_word),
+    **dict.fromkeys(("token", "budget"), _is_count),
+    "label": _or_none(_is_count),
+    "text": _or_none(_is_word),
+    "log_masses": _are_numbers,
+    "answer_log_mass": _or_none(_is_number),
+    "text_log_probs": _or_none(_are_numbers),
+}
+"""What each field of a record may be."""

@@ -15,8 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
-from experiments.harness import answering, batching, loading, seeing, selection
+from experiments.harness import answering, batching, loading, memory, seeing, selection
 from experiments.harness.benchmark import Dataset
 from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError
@@ -53,8 +54,10 @@ class Inputs:
     watch: Stopwatch
 
 
-def evaluate(jobs: Sequence[Job], inputs: Inputs, *, between: Callable[[int], None]) -> int:
+def evaluate(jobs: Sequence[Job], inputs: Inputs, *, between: Callable[[int], None]) -> None:
     """Answer what is not answered yet, batch by batch, every setting of a batch in turn.
+
+    Where a device's memory is too small for a batch, that batch and all later ones are divided.
 
     Args:
         jobs: the settings.
@@ -62,36 +65,63 @@ def evaluate(jobs: Sequence[Job], inputs: Inputs, *, between: Callable[[int], No
         between: called after every batch of a setting with the rows made durable; may raise
             to stop there.
 
-    Returns:
-        Rows that failed.
-
     Raises:
         InputError: a picture cannot be read and ``--allow_failed`` is not given.
+        JaxRuntimeError: the memory is too small for one picture.
     """
-    pending = [(groups, some) for groups in inputs.plan.batches if (some := _open(jobs, groups))]
-    num_layers = inputs.source.cfg.vision.num_layers
-    outputs = seeing.needed([job.setting for job in jobs], num_layers)
-    watch, failed = inputs.watch, 0
-    loaded = _load_ahead([groups for groups, _ in pending], outputs, inputs)
-    shared = _begin(inputs, pending[0])
-    for _, open_jobs in pending:
-        with watch.stage("read pictures"):
-            ready = next(loaded)
-        _refuse_unreadable(ready, inputs.config)
-        with watch.stage("vision tower"):
-            seen = watch.ready(seeing.see(shared.engine, ready, outputs, inputs.cache))
-        features = seen["features"]
-        relevance = functools.partial(_relevance, inputs, features, ready.batch)
-        open_settings = [job.setting for job in open_jobs]
-        orders = selection.Orders(open_settings, seen, num_layers, relevance, ready.batch, watch)
-        for job in open_jobs:
-            answers = answering.answer(shared, orders, features, ready.batch, job.setting)
-            with watch.stage("write records"):
-                rows, failures = to_records(answers, ready, inputs.source, job)
-                job.writer.append(rows, failures)
-            failed += len(failures)
-            between(len(rows))
-    return failed
+    pending = [groups for groups in own_batches(inputs) if _open(jobs, groups)]
+    if not pending:
+        return
+    outputs = seeing.needed([job.setting for job in jobs], inputs.source.cfg.vision.num_layers)
+    loaded = _load_ahead(pending, outputs, inputs)
+    shared = _begin(inputs, pending[0], _open(jobs, pending[0]))
+    most = inputs.plan.images_per_batch
+    for _ in pending:
+        with inputs.watch.stage("read pictures"):
+            whole = next(loaded)
+        _refuse_unreadable(whole, inputs.config)
+        parts = whole.split(most)
+        while parts:
+            try:
+                _answer(parts[0], jobs, shared, outputs, inputs, between)
+                parts.pop(0)
+            except jax.errors.JaxRuntimeError as error:
+                most = len(parts[0].batch.groups) // 2
+                if not (memory.exhausted(error) and most):
+                    raise
+                logging.warning("the device's memory is full: from here %d pictures a batch", most)
+                parts = [piece for part in parts for piece in part.split(most)]
+
+
+def own_batches(inputs: Inputs) -> list[tuple[batching.ImageGroup, ...]]:
+    """Return the batches of this process: every so many-th of the whole run's."""
+    config = inputs.config
+    return list(inputs.plan.batches[config.process_id :: config.num_processes])
+
+
+def _answer(
+    ready: loading.Loaded,
+    jobs: Sequence[Job],
+    shared: answering.Shared,
+    outputs: tuple[str, ...],
+    inputs: Inputs,
+    between: Callable[[int], None],
+) -> None:
+    """Answer a batch under every setting that lacks one of its answers."""
+    watch, num_layers = inputs.watch, inputs.source.cfg.vision.num_layers
+    with watch.stage("vision tower"):
+        seen = watch.ready(seeing.see(shared.engine, ready, outputs, inputs.cache))
+    features = seen["features"]
+    relevance = functools.partial(_relevance, inputs, features, ready.batch)
+    open_jobs = _open(jobs, ready.batch.groups)
+    open_settings = [job.setting for job in open_jobs]
+    orders = selection.Orders(open_settings, seen, num_layers, relevance, ready.batch, watch)
+    for job in open_jobs:
+        answers = answering.answer(shared, orders, features, ready.batch, job.setting)
+        with watch.stage("write records"):
+            rows, failures = to_records(answers, ready, inputs.source, job)
+            job.append(rows, failures)
+        between(len(rows))
 
 
 def _load_ahead(
@@ -117,14 +147,14 @@ def _relevance(inputs: Inputs, features: jax.Array, batch: batching.ImageBatch) 
 
 
 def _begin(
-    inputs: Inputs, first: tuple[Sequence[batching.ImageGroup], Sequence[Job]]
+    inputs: Inputs, groups: Sequence[batching.ImageGroup], jobs: Sequence[Job]
 ) -> answering.Shared:
-    """Load the model; start on what the first picture need not be seen for.
+    """Load the model; start on what the first pictures need not be seen for.
 
     That is the text before the picture, and the decoder's programs: they are compiled while the
     tower's are, and each budget's while another budget's answers are computed.
     """
-    plan, (groups, jobs) = inputs.plan, first
+    plan = inputs.plan
     with inputs.watch.stage("load weights"):
         engine = inputs.source.load()
     prompt_ids, common_ids = (np.array(ids, np.int32) for ids in (plan.prompt_ids, plan.common_ids))

@@ -15,6 +15,7 @@ import tqdm
 from PIL import Image
 
 from experiments.harness import (
+    accounts,
     batching,
     evidence,
     identity,
@@ -23,6 +24,7 @@ from experiments.harness import (
     records,
     relevance,
     runner,
+    shards,
 )
 from experiments.harness.benchmark import Dataset, Example
 from experiments.harness.config import RunConfig
@@ -98,8 +100,8 @@ class Answerer:
         work = plan.make(groups, [self.setting], self._source, max_new_tokens)
         with self._folder() as out:
             folder = self._open(out / task, dataset, work)
-            writer = records.Writer(folder.path)
-            job = evidence.Job(self.setting, folder, folder.done(), writer)
+            writer = shards.Shard(folder.path)
+            job = evidence.Job(self.setting, folder, set(folder.done()), writer)
             try:
                 self._run(job, dataset, work)
             finally:
@@ -127,7 +129,7 @@ class Answerer:
             out / self.setting.id,
             records.canonical_copy(whole),
             [row.key for group in work.groups for row in group.rows],
-            plan=plan.realised(self.setting, self._source.cfg, work),
+            plan=accounts.realised(self.setting, self._source.cfg, work),
             setting=self.setting.describe(),
             source=dataset.source,
             flagfile="",

@@ -38,7 +38,7 @@ _LMMS_EVALS: dict[str, Any] = {
     **{"data": "", "limit": None, "own": {}, "predictions": None, "max_new_tokens": None},
     **{"route": "generate", "prompt_style": "lmms", "options": "valid", "mode": "default"},
     **{"relevant": None, "allow_failed": False, "fork": False, "dry_run": False},
-    **{"out": "", "cache": "", "cache_gib": 0.0},
+    **{"out": "", "num_processes": 1, "process_id": 0, "cache": "", "cache_gib": 0.0},
 }
 """Flags that say what lmms-eval decides, or that a model inside it has no use for."""
 

@@ -12,6 +12,7 @@ import calibration.report
 from experiments.harness import records
 from experiments.reporting import evaluation
 from experiments.reporting.evaluation import Scorer
+from llava_jax import atomic
 
 RESULTS = "results.json"
 METRICS = {*calibration.COLUMNS, *calibration.VALUE_ONLY}
@@ -51,14 +52,14 @@ def results(
                 entry or {"records": state, **evaluation.of_setting(folder, scorer, mode)}
             )
     content = {"settings": entries, "over_seeds": over_seeds(entries)}
-    records.write_atomically(out / RESULTS, content)
+    atomic.write(out / RESULTS, content)
     return content
 
 
 def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
     """Return the settings of the last results.json that have today's metrics."""
     try:
-        entries = json.loads((out / RESULTS).read_text())["settings"]
+        entries = json.loads((out / RESULTS).read_text("utf-8"))["settings"]
         needed = _ENTRY | _REALISED | _SCORED
         return [e for e in entries if set(e["metrics"]) == METRICS and set(e) >= needed]
     except (OSError, ValueError, KeyError, TypeError):
@@ -68,7 +69,7 @@ def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
 def _state(folder: pathlib.Path) -> str | None:
     """Return the hash of a sealed folder's records, None if it is not sealed."""
     file = folder / records.SEALED
-    return json.loads(file.read_text())["sha256"] if file.is_file() else None
+    return json.loads(file.read_text("utf-8"))["sha256"] if file.is_file() else None
 
 
 def over_seeds(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

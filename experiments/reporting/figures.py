@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.harness import records
 from experiments.harness.errors import InputError
 from experiments.reporting.curves import Curves
+from llava_jax import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,9 +64,11 @@ def budget_curves(curves: Curves, path: pathlib.Path) -> tuple[pathlib.Path, ...
     path.parent.mkdir(parents=True, exist_ok=True)
     with style.context(["default", _STYLE]):
         figure = _draw(curves)
-        figure.savefig(png, dpi=150, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None})
-    records.write_atomically(table, _csv(curves))
+        with atomic.writing(png) as handle:
+            figure.savefig(handle, format="png", dpi=150, metadata={"Software": None})
+        with atomic.writing(svg) as handle:
+            figure.savefig(handle, format="svg", metadata={"Date": None})
+    atomic.write(table, _csv(curves))
     return png, svg, table
 
 

@@ -41,7 +41,7 @@ class Predictions:
 
 def read_run(folder: pathlib.Path) -> dict[str, Any]:
     """Return the contents of a setting's run.json."""
-    return json.loads((folder / records.RUN).read_text())
+    return json.loads((folder / records.RUN).read_text("utf-8"))
 
 
 def load(folder: pathlib.Path, splits: Sequence[str]) -> Predictions:

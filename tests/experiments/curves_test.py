@@ -12,9 +12,10 @@ import pytest
 
 import calibration
 from experiments import curves as entry
-from experiments.harness import records
+from experiments.harness import records, shards
 from experiments.harness.errors import InputError
 from experiments.reporting import curves, figures, predictions
+from llava_jax import atomic
 
 SPLITS = ("adversarial", "popular", "random")
 PICTURES, ROWS_PER_PICTURE = 40, 6
@@ -33,7 +34,7 @@ def write(out, name, margin, label, *, keys=None, dtype="float32", **setting):
     folder.mkdir(parents=True)
     own = {"pruner": name, "budget": 8, "seed": None, "order": "raster"} | setting
     identity = {"benchmark": "pope", "dtype": dtype, "setting": own}
-    records.write_atomically(folder / records.RUN, {"identity": identity, "setting": own})
+    atomic.write(folder / records.RUN, {"identity": identity, "setting": own})
     (folder / "flags.txt").write_text("--model=models/pocket\n--data=scenes\n")
     keys = range(len(margin)) if keys is None else keys
     rows = [
@@ -52,7 +53,7 @@ def write(out, name, margin, label, *, keys=None, dtype="float32", **setting):
         )
         for key, right, pair in zip(keys, label, masses(margin), strict=True)
     ]
-    writer = records.Writer(folder)
+    writer = shards.Shard(folder)
     writer.append(rows)
     writer.close()
     (folder / records.SEALED).write_text("{}")

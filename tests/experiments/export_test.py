@@ -1,5 +1,6 @@
 """Finished settings as logs of inspect and lmms-eval: the same answers, numbers and bytes."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from experiments import calibrate, exports, gqa, logs, mmbench, mme, pope, scienceqa, seed, textvqa
 from experiments.exports import archive, finished
 from experiments.exports.tasks import TASKS
-from experiments.harness import folder, questions, records
+from experiments.harness import folder, questions, records, shards
 from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError, UsageError
 from experiments.reporting import aggregate
@@ -67,7 +68,7 @@ def write(out, benchmark, route, name="scope_k64", limit=3, drop=0, change=lambd
     questions.write(out, DATA, (example.question for example in examples))
     rng = np.random.default_rng(len(examples))
     rows = [record(example, route, rng, fingerprint[:16]) for example in examples]
-    writer = records.Writer(place)
+    writer = shards.Shard(place)
     writer.append([rows[i] for i in rng.permutation(len(rows))][drop:])  # of any order
     writer.close()
     return place
@@ -191,8 +192,8 @@ def test_a_right_answer_beyond_the_letters_is_the_target_still(tmp_path):
     own = {"label": 4, "log_masses": (-1.0, -2.0, -3.0, -4.0), "run": run, "text": None}
     rest = [row for row in rows if row.key != changed["key"]]
     first = next(row for row in rows if row.key == changed["key"])
-    writer = records.Writer(place)
-    writer.append([records.Record(**{**vars(first), **own}), *rest])
+    writer = shards.Shard(place)
+    writer.append([dataclasses.replace(first, **own), *rest])
     writer.close()
     sample = samples(to_inspect(place, tmp_path / "x.eval"))[0]
     assert sample["target"] == "E"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pruning
-from experiments.harness import batching, plan
+from experiments.harness import accounts, batching, memory, plan
 from experiments.harness.benchmark import Example
 from experiments.harness.grid import Setting
 from experiments.harness.source import find
@@ -63,8 +63,8 @@ def test_tokens_are_counted_by_hand(made):
     s, c = len(work.prompt_ids), len(work.common_ids)
     own = {text: len(ids) for text, ids in work.suffixes.items()}
     asked = [own[e.user_text] for e in examples()]  # rows 0 and 2 are the same question
-    assert plan.tokens(work, four, 16) == s + 2 * (4 + c) + sum(asked) - asked[0]
-    assert plan.tokens_alone(work, full, 16) == 5 * (s + 16 + c) + sum(asked)
+    assert accounts.tokens(work, four, 16) == s + 2 * (4 + c) + sum(asked) - asked[0]
+    assert accounts.tokens_alone(work, full, 16) == 5 * (s + 16 + c) + sum(asked)
 
 
 def test_batches_hold_every_picture_once(made):
@@ -80,13 +80,15 @@ def test_batch_size_follows_tokens_and_memory(made):
     cfg = config.llava_1_5_7b()
     most = max(len(group.questions) for group in work.groups)
     questions, suffix = batching.padded(most, max(map(len, work.suffixes.values())))
-    enough = plan.batch_size(work, grid, cfg, 2, 10**12)
+    enough = memory.batch_size(work, grid, cfg, 2, 10**12)
     assert (enough - 1) * questions * suffix < 2048 <= enough * questions * suffix
     speaking = dataclasses.replace(work, max_new_tokens=128)
-    assert plan.batch_size(speaking, grid, cfg, 2, 20e9) < plan.batch_size(work, grid, cfg, 2, 20e9)
-    tight = plan.batch_size(work, grid, cfg, 2, 17.8e9)
+    assert memory.batch_size(speaking, grid, cfg, 2, 20e9) < memory.batch_size(
+        work, grid, cfg, 2, 20e9
+    )
+    tight = memory.batch_size(work, grid, cfg, 2, 17.8e9)
     assert 1 <= tight < enough
-    assert plan.batch_size(work, grid, cfg, 2, 1e9) == 1
+    assert memory.batch_size(work, grid, cfg, 2, 1e9) == 1
 
 
 def test_description_names_what_is_shared(made, source):

@@ -1,7 +1,6 @@
 """The record format: every torn tail and every flipped bit is noticed."""
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.harness import records
+from experiments.harness import records, shards
 from experiments.harness.errors import InputError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -66,14 +65,14 @@ def test_every_torn_tail_gives_the_whole_rows_before_it(tmp_path):
         file.write_bytes(content[:cut])
         whole = content[:cut].count(b"\n")
         assert list(records.read_records(tmp_path)) == [f"random/{i}" for i in range(whole)]
-        records.Writer(tmp_path).close()
+        shards.Shard(tmp_path).close()
         assert file.read_bytes() == b"".join(lines[:whole])
 
 
 def test_appending_goes_on_after_a_torn_tail(tmp_path):
     file = tmp_path / "records-00000-of-00001.jsonl"
     file.write_bytes(records.to_line(rows(2)[0]) + b'{"answer_lo')
-    writer = records.Writer(tmp_path)
+    writer = shards.Shard(tmp_path)
     writer.append(rows(2)[1:])
     writer.close()
     assert list(records.read_records(tmp_path)) == ["random/0", "random/1"]
@@ -92,7 +91,7 @@ def test_the_first_of_equal_rows_wins_and_different_ones_are_refused(tmp_path):
 def test_failures_are_kept_apart_and_not_repeated(tmp_path):
     failure = records.Failure("random/1", "a.jpg", "cut off", ROW.run)
     for _ in range(2):
-        writer = records.Writer(tmp_path)
+        writer = shards.Shard(tmp_path)
         writer.append([], [failure])
         writer.close()
     (file,) = tmp_path.glob("failures-*.jsonl")
@@ -101,13 +100,13 @@ def test_failures_are_kept_apart_and_not_repeated(tmp_path):
 
 
 def test_a_second_process_is_refused_by_name(tmp_path):
-    writer = records.Writer(tmp_path)
+    writer = shards.Shard(tmp_path)
     writer.append([ROW])
     second = (
         "import pathlib\n"
-        "from experiments.harness import errors, records\n"
+        "from experiments.harness import errors, shards\n"
         "try:\n"
-        f"    records.Writer(pathlib.Path({str(tmp_path)!r}))\n"
+        f"    shards.Shard(pathlib.Path({str(tmp_path)!r}))\n"
         "except errors.InputError as error:\n"
         "    print(error)\n"
     )
@@ -125,11 +124,3 @@ def test_masks_come_back(n, random):
     mask = records.unpack_mask(records.pack_mask(kept, n), n)
     assert mask.shape == (n,)
     assert set(np.flatnonzero(mask)) == set(kept)
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-    file = tmp_path / "run.json"
-    records.write_atomically(file, {"a": 1})
-    records.write_atomically(file, {"a": 2})
-    assert json.loads(file.read_text()) == {"a": 2}
-    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]

@@ -10,7 +10,7 @@ import pytest
 
 import llava_jax
 from experiments import gqa, mmbench, mme, pope, scienceqa, seed, textvqa
-from experiments.harness import batching, command, records
+from experiments.harness import batching, command, records, shards
 from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError, UsageError
 from experiments.harness.stopwatch import Stopwatch
@@ -122,7 +122,7 @@ def test_scores_are_those_of_the_likeliest_choice(config):
     rows = list(records.read_records(folder).values())
     (shard,) = folder.glob("records-*.jsonl")
     shard.unlink()
-    writer = records.Writer(folder)
+    writer = shards.Shard(folder)
     turned = [dataclasses.replace(row, log_masses=row.log_masses[::-1]) for row in rows[::3]]
     writer.append([*turned, *(row for i, row in enumerate(rows) if i % 3)])
     writer.close()

@@ -11,7 +11,7 @@ import pytest
 
 import pruning
 from experiments import pope
-from experiments.harness import answering, command, plan, records, selection
+from experiments.harness import answering, command, memory, plan, progress, records, selection
 from experiments.harness.benchmark import YES_NO
 from experiments.harness.errors import InputError, InterruptedRunError, UsageError
 from experiments.harness.grid import settings
@@ -133,7 +133,7 @@ def test_shared_positives_get_identical_masses_in_all_splits(config):
 
 def test_batches_of_one_and_of_many_agree(config, monkeypatch):
     one = run(config)
-    monkeypatch.setattr(plan, "_images_per_batch", lambda *_: 4)
+    monkeypatch.setattr(memory, "images_per_batch", lambda *_: 4)
     many = run(dataclasses.replace(config, out=config.out + "-many"))
     for a, b in zip(one.folders, many.folders, strict=True):
         rows, others = read(a), read(b)
@@ -188,7 +188,7 @@ def test_questions_that_begin_alike_are_answered_as_if_they_did_not(config, monk
 def test_an_interrupted_run_ends_byte_identical(config, monkeypatch, torn):
     whole = contents(run(config))
     stopped = dataclasses.replace(config, out=config.out + "-stopped")
-    advance, calls = command._Progress.advance, []
+    advance, calls = progress.Progress.advance, []
 
     def stop_at_7(self, rows):
         calls.append(rows)
@@ -196,14 +196,14 @@ def test_an_interrupted_run_ends_byte_identical(config, monkeypatch, torn):
         if len(calls) == 7:
             raise InterruptedRunError("stop")
 
-    monkeypatch.setattr(command._Progress, "advance", stop_at_7)
+    monkeypatch.setattr(progress.Progress, "advance", stop_at_7)
     with pytest.raises(InterruptedRunError):
         run(stopped)
     if torn:  # some rows of a batch were written, the last one only in part
         (file,) = (out_folder(stopped) / "none").glob("records-*.jsonl")
         content = file.read_bytes()
         file.write_bytes(content[: len(content) - 700])
-    monkeypatch.setattr(command._Progress, "advance", advance)
+    monkeypatch.setattr(progress.Progress, "advance", advance)
     assert contents(run(stopped)) == whole
 
 

@@ -1,0 +1,73 @@
+"""What a benchmark, its flags and a tokenizer cannot do together, before weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.harness import objects
+from experiments.harness.benchmark import Benchmark, Dataset
+from experiments.harness.config import RunConfig
+from experiments.harness.errors import InputError, UsageError
+from experiments.harness.grid import Setting
+from experiments.harness.source import Source
+
+
+def refuse_place(config: RunConfig) -> None:
+    """Refuse a run folder or a share of its pictures that cannot be.
+
+    Raises:
+        UsageError: flags that do not go together.
+    """
+    if config.process_id >= config.num_processes:
+        raise UsageError(
+            f"--process_id={config.process_id}: with --num_processes={config.num_processes} it is "
+            f"one of 0..{config.num_processes - 1}"
+        )
+    if config.offline and objects.is_url(config.out):
+        raise UsageError(f"--out={config.out} needs a connection, which --offline forbids")
+
+
+def new_tokens(benchmark: Benchmark, config: RunConfig) -> int | None:
+    """Return how many tokens an answer may have; None if the first token is read and none said.
+
+    Raises:
+        UsageError: flags about answers that do not go together.
+    """
+    name, route = benchmark.name, config.route or benchmark.default_route
+    if config.options != "valid" and not benchmark.lettered:
+        raise UsageError(f"--options={config.options}: {name} has no lettered options")
+    if config.options != "valid" and config.mode != "paper":
+        raise UsageError(
+            f"--options={config.options}: a right answer may be none of them, which only "
+            "--mode=paper admits"
+        )
+    if route == "first_token" and benchmark.open:
+        raise UsageError(f"--route=first_token: the answers of {name} are open; use generate")
+    if route == "first_token" and config.max_new_tokens:
+        raise UsageError("--max_new_tokens is of --route=generate")
+    if route == "first_token":
+        return None
+    return config.max_new_tokens or benchmark.max_new_tokens
+
+
+def refuse_masks(grid: Sequence[Setting], source: Source) -> None:
+    """Raise UsageError if a pruner hides tokens instead of taking them out."""
+    sizes = (source.cfg.vision.num_tokens, source.cfg.text.num_layers)
+    for setting in grid:
+        if any(cut.how == "mask" for cut in setting.cuts(*sizes)):
+            raise UsageError(
+                f"--route=generate: {setting.id} hides tokens and leaves them, which is offered "
+                "for the first token only; drop gives the same answers as mask"
+            )
+
+
+def check_answers(dataset: Dataset, source: Source) -> None:
+    """Refuse a tokenizer that cannot tell the answers apart, before the weights are loaded."""
+    for choices in dict.fromkeys(e.choices for e in dataset.examples if e.choices):
+        try:
+            ids = [source.tokenizer.answer_ids(spellings) for spellings in choices]
+        except ValueError as error:
+            raise InputError(f"the tokenizer of {source.folder} splits answers: {error}") from None
+        flat = [token for part in ids for token in part]
+        if len(set(flat)) < len(flat) or max(flat) >= source.cfg.real_vocab_size:
+            raise InputError(f"the tokenizer of {source.folder} gives {choices} the ids {ids}")
