@@ -41,7 +41,7 @@ class Job:
     def append(
         self, rows: Sequence[records.Record], failures: Sequence[records.Failure] = ()
     ) -> None:
-        """Make rows durable; then they are done."""
+        """Write rows; then they are done."""
         self.writer.append(rows, failures)
         self.done.update(row.key for row in rows)
 

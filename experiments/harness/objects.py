@@ -133,7 +133,7 @@ class Segments:
     def append(
         self, rows: Sequence[records.Record], failures: Sequence[records.Failure] = ()
     ) -> None:
-        """Make a batch durable on this machine, and now and then in the store.
+        """Write a batch on this machine; now and then it ends a segment.
 
         Raises:
             InterruptedRunError: the disk is full.
@@ -142,10 +142,18 @@ class Segments:
         self._waiting += len(rows)
         if self._waiting >= _ROWS or time.monotonic() - self._since > _SECONDS:
             self._seal()
-            try:
-                self._send()
-            except InterruptedRunError as error:
-                logging.warning("%s; it is tried again later", error)
+
+    def sync(self) -> None:
+        """Wait for the disk, and bring new segments to the store; any thread may.
+
+        Raises:
+            InterruptedRunError: the disk is full.
+        """
+        self.shard.sync()
+        try:
+            self._send()
+        except InterruptedRunError as error:
+            logging.warning("%s; it is tried again later", error)
 
     def close(self) -> None:
         """Seal and send what is left, and release the lock.

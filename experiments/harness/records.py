@@ -12,8 +12,9 @@ import dataclasses
 import json
 import pathlib
 import sys
+import types
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,12 @@ def unpack_mask(text: str, num_tokens: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8))[:num_tokens].astype(bool)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical(value: Any) -> bytes:
     """Return canonical JSON bytes: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def canonical_copy(value: Any) -> Any:
@@ -110,7 +114,7 @@ def to_line(row: Record | Failure) -> bytes:
     Raises:
         ValueError: a number is not finite.
     """
-    fields = {"v": SCHEMA} | dataclasses.asdict(row)
+    fields = {"v": SCHEMA} | {name: getattr(row, name) for name in row.__dataclass_fields__}
     if fields.get("text_log_probs", ()) is None:
         del fields["text_log_probs"]
     body = canonical(fields)
@@ -132,6 +136,11 @@ def from_line(line: bytes) -> dict[str, Any] | None:
 
 def read(file: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yield the fields of every valid line of a file; damaged ones are passed over and counted."""
+    return (fields for fields, _ in _lines(file))
+
+
+def _lines(file: pathlib.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield fields and bytes of every valid line of a file."""
     if not file.is_file():
         return
     damaged = 0
@@ -140,7 +149,7 @@ def read(file: pathlib.Path) -> Iterator[dict[str, Any]]:
             whole = line.endswith(b"\n")
             fields = from_line(line[:-1]) if whole else None
             if fields is not None:
-                yield fields
+                yield fields, line
             elif whole or len(line) == _LONGEST:  # not the torn tail of a process that was killed
                 damaged += 1
     if damaged:
@@ -171,6 +180,26 @@ def read_records(folder: pathlib.Path) -> dict[str, Record]:
     return found
 
 
+def read_lines(folder: pathlib.Path) -> dict[str, bytes]:
+    """Return the first valid line of every key of a setting's folder, newline included.
+
+    Raises:
+        InputError: two different records of one key.
+    """
+    found: dict[str, bytes] = {}
+    for file in files(folder):
+        for fields, line in _lines(file):
+            key = _record(fields, file).key
+            if found.setdefault(key, line) != line:
+                raise InputError(f"{file}: two different records of {key!r}")
+    return found
+
+
+def are_there(folder: pathlib.Path) -> bool:
+    """Return whether a setting's folder has a record."""
+    return any(True for file in files(folder) for _ in read(file))
+
+
 def read_failures(folder: pathlib.Path) -> set[str]:
     """Return the keys of all questions that failed once, whether or not they were answered since.
 
@@ -186,52 +215,43 @@ def read_failures(folder: pathlib.Path) -> set[str]:
     return keys
 
 
-def _record(fields: Mapping[str, Any], file: pathlib.Path) -> Record:
+def _record(fields: dict[str, Any], file: pathlib.Path) -> Record:
     """Return a line's record.
 
     Raises:
         InputError: the fields are not a record's; their checksum was right, so somebody wrote them.
     """
+    for name in _LISTS:
+        if type(value := fields.get(name)) is list:
+            fields[name] = tuple(value)
     where = f"{file}: the row of {fields.get('key')!r:.80} is no record"
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-    }
     try:
-        record = Record(**values)
+        record = Record(**fields)
     except TypeError as error:  # absent or unknown fields
         raise InputError(f"{where}: {str(error).partition('() ')[2]}") from None
-    if wrong := [name for name, sound in _SOUND.items() if not sound(getattr(record, name))]:
-        raise InputError(f"{where}: {wrong[0]} cannot be {getattr(record, wrong[0])!r:.80}")
+    for name, kinds in _KINDS.items():
+        if type(value := getattr(record, name)) not in kinds:
+            raise InputError(f"{where}: {name} cannot be {value!r:.80}")
+    for name in _LISTS:
+        if not all(map(_is_number, value := getattr(record, name) or ())):
+            raise InputError(f"{where}: {name} cannot be {value!r:.80}")
+    if not _is_number(record.answer_log_mass or 0.0):
+        raise InputError(f"{where}: answer_log_mass cannot be {record.answer_log_mass!r:.80}")
     return record
 
 
-def _is_word(value: Any) -> bool:
-    return type(value) is str
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int
-
-
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return type(value) in (float, int) and abs(value) <= sys.float_info.max
 
 
-def _are_numbers(value: Any) -> bool:
-    return type(value) is tuple and all(map(_is_number, value))
-
-
-def _or_none(sound: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or sound(value)
-
-
-_SOUND: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("key", "image", "split", "kept", "run"), _is_word),
-    **dict.fromkeys(("token", "budget"), _is_count),
-    "label": _or_none(_is_count),
-    "text": _or_none(_is_word),
-    "log_masses": _are_numbers,
-    "answer_log_mass": _or_none(_is_number),
-    "text_log_probs": _or_none(_are_numbers),
+_LISTS = ("log_masses", "text_log_probs")
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("key", "image", "split", "kept", "run"), (str,)),
+    **dict.fromkeys(("token", "budget"), (int,)),
+    "label": (int, types.NoneType),
+    "text": (str, types.NoneType),
+    "log_masses": (tuple,),
+    "answer_log_mass": (float, int, types.NoneType),
+    "text_log_probs": (tuple, types.NoneType),
 }
 """What each field of a record may be."""

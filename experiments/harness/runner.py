@@ -24,6 +24,7 @@ from experiments.harness.errors import InputError
 from experiments.harness.evidence import Job, to_records
 from experiments.harness.features import FeatureCache
 from experiments.harness.plan import Plan
+from experiments.harness.progress import Durable
 from experiments.harness.relevance import Clip
 from experiments.harness.source import Source
 from experiments.harness.stopwatch import Stopwatch
@@ -62,8 +63,8 @@ def evaluate(jobs: Sequence[Job], inputs: Inputs, *, between: Callable[[int], No
     Args:
         jobs: the settings.
         inputs: what the run reads.
-        between: called after every batch of a setting with the rows made durable; may raise
-            to stop there.
+        between: called for every batch of a setting with the rows made durable; may raise to
+            stop there.
 
     Raises:
         InputError: a picture cannot be read and ``--allow_failed`` is not given.
@@ -76,21 +77,22 @@ def evaluate(jobs: Sequence[Job], inputs: Inputs, *, between: Callable[[int], No
     loaded = _load_ahead(pending, outputs, inputs)
     shared = _begin(inputs, pending[0], _open(jobs, pending[0]))
     most = inputs.plan.images_per_batch
-    for _ in pending:
-        with inputs.watch.stage("read pictures"):
-            whole = next(loaded)
-        _refuse_unreadable(whole, inputs.config)
-        parts = whole.split(most)
-        while parts:
-            try:
-                _answer(parts[0], jobs, shared, outputs, inputs, between)
-                parts.pop(0)
-            except jax.errors.JaxRuntimeError as error:
-                most = len(parts[0].batch.groups) // 2
-                if not (memory.exhausted(error) and most):
-                    raise
-                logging.warning("the device's memory is full: from here %d pictures a batch", most)
-                parts = [piece for part in parts for piece in part.split(most)]
+    with Durable(between) as durable:
+        for _ in pending:
+            with inputs.watch.stage("read pictures"):
+                whole = next(loaded)
+            _refuse_unreadable(whole, inputs.config)
+            parts = whole.split(most)
+            while parts:
+                try:
+                    _answer(parts[0], jobs, shared, outputs, inputs, durable)
+                    parts.pop(0)
+                except jax.errors.JaxRuntimeError as error:
+                    most = len(parts[0].batch.groups) // 2
+                    if not (memory.exhausted(error) and most):
+                        raise
+                    logging.warning("the device is full: from here %d pictures a batch", most)
+                    parts = [piece for part in parts for piece in part.split(most)]
 
 
 def own_batches(inputs: Inputs) -> list[tuple[batching.ImageGroup, ...]]:
@@ -105,7 +107,7 @@ def _answer(
     shared: answering.Shared,
     outputs: tuple[str, ...],
     inputs: Inputs,
-    between: Callable[[int], None],
+    durable: Durable,
 ) -> None:
     """Answer a batch under every setting that lacks one of its answers."""
     watch, num_layers = inputs.watch, inputs.source.cfg.vision.num_layers
@@ -121,7 +123,7 @@ def _answer(
         with watch.stage("write records"):
             rows, failures = to_records(answers, ready, inputs.source, job)
             job.append(rows, failures)
-        between(len(rows))
+        durable.add(len(rows), job.writer.sync)
 
 
 def _load_ahead(

@@ -51,10 +51,10 @@ def seal(folder: pathlib.Path, keys: Collection[str]) -> bool:
     Returns:
         Whether it is sealed now.
     """
-    found = records.read_records(folder)
+    found = records.read_lines(folder)
     if not found.keys() >= set(keys):
         return False
-    lines = [records.to_line(found[key]) for key in sorted(keys)]
+    lines = [found[key] for key in sorted(keys)]
     _write_table(folder / TABLE, lines)
     total = hashlib.sha256()
     for line in lines:

@@ -3,19 +3,20 @@
     records-00003-of-00008.jsonl     of process 3 of 8, one line per answer
     failures-00003-of-00008.jsonl    questions that could not be answered
 
-A batch is one write followed by fdatasync, and is counted after that; so what was counted survives
-``kill -9`` at once and a power cut. The file is locked as long as its process lives, and a lock
-dies with its owner.
+A batch is one write: from then on it survives ``kill -9``. It is counted when fdatasync has come
+back, and survives a power cut. The file is locked as long as its process lives, and a lock dies
+with its owner.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import pathlib
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from experiments.harness import records
 from experiments.harness.errors import InputError, InterruptedRunError
@@ -59,7 +60,7 @@ class Shard:
         self._known = {(row.get("key"), row.get("reason")) for row in records.read(self._failures)}
 
     def append(self, rows: Sequence[Record], failures: Sequence[Failure] = ()) -> None:
-        """Make a batch durable.
+        """Write a batch.
 
         Raises:
             InterruptedRunError: the disk is full; what was written before stays valid.
@@ -70,17 +71,33 @@ class Shard:
             appender = _Appender(self._failures)
             try:
                 appender.write(new)
+                appender.sync()
             finally:
                 appender.close()
             self._known |= {(row.key, row.reason) for row in new}
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk; any thread may.
+
+        Raises:
+            InterruptedRunError: the disk is full.
+        """
+        self._rows.sync()
 
     def clear(self) -> None:
         """Forget the rows: they are kept elsewhere."""
         self._rows.clear()
 
     def close(self) -> None:
-        """Release the lock."""
-        self._rows.close()
+        """Wait for the disk and release the lock.
+
+        Raises:
+            InterruptedRunError: the disk is full.
+        """
+        try:
+            self._rows.sync()
+        finally:
+            self._rows.close()
 
 
 class _Appender:
@@ -112,14 +129,21 @@ class _Appender:
             os.ftruncate(self._number, end)
 
     def write(self, rows: Iterable[Record | Failure]) -> None:
-        """Append rows in one write and wait until they are on the disk."""
+        """Append rows in one write."""
         data = b"".join(map(records.to_line, rows))
-        if not data:
-            return
-        try:
+        with self._space():
             while data:
                 data = data[os.write(self._number, data) :]
+
+    def sync(self) -> None:
+        """Wait until all is on the disk."""
+        with self._space():
             os.fdatasync(self._number)
+
+    @contextlib.contextmanager
+    def _space(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise InterruptedRunError(f"no space left for {self._file}") from None

@@ -45,12 +45,11 @@ def results(
     known = {(e["setting"], e["records"], e["mode"]): e for e in _previous(out)}
     entries = []
     for folder in dict.fromkeys([*folders, *sealed]):
-        if records.read_records(folder):
-            state = _state(folder)
-            entry = known.get((folder.name, state, mode)) if state else None
-            entries.append(
-                entry or {"records": state, **evaluation.of_setting(folder, scorer, mode)}
-            )
+        state = _state(folder)
+        if entry := known.get((folder.name, state, mode)) if state else None:
+            entries.append(entry)
+        elif records.are_there(folder):
+            entries.append({"records": state, **evaluation.of_setting(folder, scorer, mode)})
     content = {"settings": entries, "over_seeds": over_seeds(entries)}
     atomic.write(out / RESULTS, content)
     return content

@@ -127,6 +127,7 @@ def test_an_upload_that_fails_is_repeated(tmp_path, bucket, monkeypatch, times, 
     writer = objects.Segments(shards.Shard(folder), store)
     for begin in range(0, 2 * times, 2):
         writer.append(rows(2, begin))
+        writer.sync()
     monkeypatch.setattr(store._files, "pipe_file", write)
     writer.close()
     lines = [line for content in segments(bucket).values() for line in content.splitlines()]
@@ -175,6 +176,7 @@ def test_a_minute_makes_a_segment(tmp_path, bucket, monkeypatch):
     folder.mkdir()
     writer = objects.Segments(shards.Shard(folder), objects.Store(bucket, tmp_path))
     writer.append(rows(1))
+    writer.sync()
     assert len(segments(bucket)) == 1
     writer.close()
 

@@ -102,6 +102,22 @@ def test_a_missing_process_is_named(small, capsys, passed):
     passed("C6", "an incomplete set is neither sealed nor reported, the missing are named")
 
 
+@pytest.mark.parametrize("name", ["records.parquet", "records-00000-of-00001.jsonl"])
+def test_a_changed_file_breaks_the_seal(small, name, caplog):
+    """What is still whole is not asked again, and the setting is sealed anew as it was."""
+    folder = run(small).folders[0]
+    before = {f: f.read_bytes() for f in folder.iterdir()}
+    content = bytearray(before[folder / name])
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with caplog.at_level("WARNING", logger="absl"):
+        again = run(small)
+    assert "changed after it was sealed" in caplog.text
+    assert again.answered == (0 if name.endswith("parquet") else 1)
+    assert (folder / "records.parquet").read_bytes() == before[folder / "records.parquet"]
+    assert seals(small)["none"] == json.loads(before[folder / "SEALED"])["sha256"]
+
+
 def leaves(value, path=()):
     if isinstance(value, dict):
         for key, inner in value.items():
