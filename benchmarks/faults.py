@@ -18,9 +18,11 @@ from benchmarks.harness import machine
 FILE = pathlib.Path(__file__).with_name("faults.md")
 _HEAD = """# The fault suite
 
-What `tests/faults` injects, and what was seen: every count is one that the test made. A few of each run in CI, all of them by
-`python -m benchmarks.faults`, which wrote this page. Ids are those of the list in the tests' names: K kills, D disks, C several
-processes, W weights, S strangers' files, N numbers, M memory, F command lines, P pruners, G object stores.
+What `tests/faults` injects and what was seen; every count is one that the test made. A few of each
+run in CI, all of them by `python -m benchmarks.faults`, which wrote this page.
+
+K kills, D disks, C several processes, W weights, S strangers' files, N numbers, M memory, F command
+lines and surroundings, P pruners, G object stores.
 """
 
 

@@ -119,7 +119,7 @@ def top_label(
 ) -> TopLabel:
     """Pick the likeliest valid choice, with its probability and log-odds margin.
 
-    p = softmax(z) over the valid choices, ŷ = argmaxₖ pₖ,
+    p = softmax(z) over the valid choices, ŷ = argmaxₖ pₖ, the first of equals,
     margin = z_ŷ − log Σ_{k≠ŷ} exp zₖ = log p_ŷ − log(1 − p_ŷ), exactly |z₀ − z₁| for
     two choices and +∞ for one; confidence = σ(margin).
 
@@ -145,11 +145,21 @@ def top_label(
     chex.assert_equal_shape([label, prediction])
     prediction = prediction.astype(jnp.int32)
     predicted = jax.nn.one_hot(prediction, scores.shape[-1], dtype=bool)
+    scores -= _highest(scores)
     rest = jax.nn.logsumexp(jnp.where(predicted, -jnp.inf, scores), axis=-1)
     margin = jnp.max(jnp.where(predicted, scores, -jnp.inf), axis=-1) - rest
     offered = jnp.any(predicted & valid, axis=-1)
     margin = jnp.where(invalid_rows(log_masses, valid) | ~offered, jnp.nan, margin)
     return TopLabel(jax.nn.sigmoid(margin), margin, prediction, prediction == label)
+
+
+def _highest(scores: jax.Array) -> jax.Array:
+    """Return the likeliest choice's score, 0 if none is finite: float[..., 1].
+
+    Less that, scores far below zero, which float32 spaces widely, lose no more digits.
+    """
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    return jnp.where(jnp.isfinite(top), top, 0)
 
 
 def choice_probabilities(log_masses: jax.Array, valid: jax.Array | None = None) -> jax.Array:
@@ -196,7 +206,9 @@ def label_log_prob(
     log_masses = log_masses.astype(float_dtype(log_masses))
     invalid = invalid_rows(log_masses, valid)
     is_label = jax.nn.one_hot(label, log_masses.shape[-1], dtype=bool) & valid
-    safe = jnp.where(valid & ~invalid[..., None], log_masses, 0)  # finite gradients
+    counted = valid & ~invalid[..., None]
+    below = log_masses - _highest(jnp.where(counted, log_masses, -jnp.inf))
+    safe = jnp.where(counted, below, 0)  # finite gradients
     total = jax.nn.logsumexp(safe, axis=-1, where=valid | invalid[..., None])
     log_prob = jnp.sum(jnp.where(is_label, safe, 0), axis=-1) - total
     log_prob = jnp.where(jnp.any(is_label, axis=-1), log_prob, -jnp.inf)

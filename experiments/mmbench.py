@@ -48,6 +48,7 @@ _SCENES_SPLIT = {
 """Category of the embedded questions → l2-category."""
 _ROWS = {4377: "the dev split of 2023-07-12", 4329: "the English dev split"}
 _LETTERS = "ABCD"
+_DIGITS = 18  # of an index
 _COLUMNS = ("index", "question", *_LETTERS, "answer", "category", "image")
 _OPTIONAL = ("hint", "l2-category", "L2-category")
 
@@ -61,8 +62,8 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
 def _example(row: Mapping[str, Any], image: str, where: str, request: Request) -> Example:
     """Return a rotation of a question."""
     index, split = str(row["index"]), _cell(row, "l2-category") or _cell(row, "L2-category")
-    if not index.isdecimal():
-        raise InputError(f"{where}: it is not a number")
+    if not index.isdecimal() or len(index) > _DIGITS:
+        raise InputError(f"{where:.200}: it is not a number, of at most {_DIGITS} digits")
     options = [_cell(row, letter) for letter in _LETTERS]
     while options and not options[-1]:
         options.pop()

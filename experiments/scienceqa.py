@@ -1,7 +1,7 @@
 """ScienceQA-IMG: which option answers a pupil's question? (Lu et al. 2022, "Learn to Explain").
 
     python -m experiments.scienceqa --pruner=scope --alpha=0
-    python -m experiments.scienceqa --model=llava-1.5-7b-hf --data=scienceqa --options=abcd
+    python -m experiments.scienceqa --data=lmms-lab/ScienceQA --options=abcd --mode=paper
 
 ``--data`` is a folder with ``problems.json``, ``pid_splits.json`` and the pictures in
 ``images/test/``; a folder or hub id in the layout of ``lmms-lab/ScienceQA``; or ``scenes``, the

@@ -120,7 +120,10 @@ def _words(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, l
     found: dict[str, list[str]] = {}
     for number, row in enumerate(_data(file), 1):
         files.require(row, ("image_id", "ocr_tokens"), f"{file} row {number}")
-        found[str(row["image_id"])] = list(map(str, row["ocr_tokens"] or ()))
+        words = row["ocr_tokens"]
+        if not isinstance(words, list):
+            raise InputError(f"{file} row {number}: ocr_tokens {words!r:.80} are not a list")
+        found[str(row["image_id"])] = list(map(str, words))
     if absent := {str(row["image_id"]) for row in rows} - set(found):
         logging.warning("%s lacks %d pictures, such as %s", file, len(absent), min(absent))
     return found

@@ -31,7 +31,8 @@ def select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.
     Returns:
       int32[G, K], the kept tokens of every image in order of selection, or a `Merged` of
       arrays with that leading axis; [G, Q, K] from a pruner that sees the question. A budget
-      out of range, a missing field and an impossible hyper-parameter are ValueErrors.
+      out of range, a missing field, an impossible hyper-parameter and an answer of another
+      shape or type are ValueErrors.
     """
     pruner.check()
     _check_needs(pruner, tokens)
@@ -42,7 +43,12 @@ def select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.
 @functools.partial(jax.jit, static_argnames="budget")
 def _select(pruner: Pruner, tokens: Tokens, budget: int, keys: jax.Array) -> jax.Array | Merged:
     def one(tokens: Tokens, key: jax.Array) -> jax.Array | Merged:
-        return pruner(tokens, budget, key)
+        found = pruner(tokens, budget, key)
+        index = found.index if isinstance(found, Merged) else found
+        _check_index(pruner, index, budget)
+        if isinstance(found, Merged):
+            _check_made(pruner, found.features, budget)
+        return found
 
     def each_question(tokens: Tokens, key: jax.Array) -> jax.Array | Merged:
         def ask(relevance: jax.Array) -> jax.Array | Merged:
@@ -81,7 +87,8 @@ def select_inside(
       keys: key[G, Q]; read by stochastic pruners only.
 
     Returns:
-      The pruner's answer with leading axes [G, Q]. A missing field is a ValueError.
+      The pruner's answer with leading axes [G, Q]. A missing field and an answer of another
+      shape or type are ValueErrors.
     """
     _check_needs(pruner, tokens)
     return _select_inside(pruner, tokens, cut, keys)
@@ -92,7 +99,12 @@ def _select_inside(
     pruner: DecoderPruner, tokens: DecoderTokens, cut: Cut, keys: jax.Array
 ) -> Survivors | Masked:
     def one(tokens: DecoderTokens, key: jax.Array) -> Survivors | Masked:
-        return pruner(tokens, cut, key)
+        found = pruner(tokens, cut, key)
+        if not cut.at_most:
+            _check_index(pruner, found.index, cut.keep)
+        if not cut.at_most and isinstance(found, Survivors) and cut.merged:
+            _check_made(pruner, found.merged, cut.merged)
+        return found
 
     each = jax.tree.map(lambda x: jnp.broadcast_to(x, (*keys.shape, *x.shape[2:])), tokens)
     return jax.vmap(jax.vmap(one))(each, keys)
@@ -107,6 +119,21 @@ def _map(function: Any, *stacked: Any) -> Any:
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda element: function(*element), stacked)
     return jax.vmap(function)(*stacked)
+
+
+def _check_index(pruner: Pruner | DecoderPruner, index: Any, count: int) -> None:
+    """Raise a ValueError unless a pruner's answer is int32[count]."""
+    found = jax.typeof(index) if isinstance(index, jax.Array) else None
+    if found is None or found.shape != (count,) or found.dtype != jnp.int32:
+        is_not = type(index).__name__ if found is None else found.str_short()
+        raise ValueError(f"pruner {pruner.name!r} must choose int32[{count}], got {is_not}")
+
+
+def _check_made(pruner: Pruner | DecoderPruner, made: Any, count: int) -> None:
+    """Raise a ValueError unless a pruner made as many tokens as it says."""
+    if not isinstance(made, jax.Array) or made.ndim != 2 or len(made) != count:
+        found = list(getattr(made, "shape", ())) or type(made).__name__
+        raise ValueError(f"pruner {pruner.name!r} must make {count} tokens, got {found}")
 
 
 def _check_needs(pruner: Pruner | DecoderPruner, tokens: Tokens | DecoderTokens) -> None:

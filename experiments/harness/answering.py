@@ -150,6 +150,8 @@ def _answer_inside(
     engine, pruner = shared.engine, setting.pruner
     (g, q), c = batch.lengths.shape, len(shared.common_ids)
     cuts = setting.cuts(features.shape[1], engine.cfg.text.num_layers)
+    if not cuts and setting.budget < features.shape[1]:
+        raise RuntimeError(f"pruner {setting.name} takes nothing out at K = {setting.budget}")
     images = [group.image for group in batch.groups]
     keys = jnp.stack([jax.random.split(key, q) for key in selection.image_keys(setting, images)])
 
@@ -174,6 +176,7 @@ def _answer_inside(
             keep=shared.speaks,
         )
         kept = np.asarray(shared.watch.ready(left))
+    selection.check_range(kept, -1, features.shape[1], setting)
     place = np.arange(kept.shape[-1], dtype=kept.dtype)  # those made of others differ by place
     apart = np.where(kept < 0, -1 - place, kept)
     if cuts and cuts[-1].at_most:

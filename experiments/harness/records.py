@@ -11,7 +11,6 @@ import base64
 import dataclasses
 import json
 import pathlib
-import sys
 import types
 import zlib
 from collections.abc import Iterator, Mapping
@@ -237,13 +236,17 @@ def _record(fields: dict[str, Any], file: pathlib.Path) -> Record:
             raise InputError(f"{where}: {name} cannot be {value!r:.80}")
     if not _is_number(record.answer_log_mass or 0.0):
         raise InputError(f"{where}: answer_log_mass cannot be {record.answer_log_mass!r:.80}")
+    if not 0 <= (record.label or 0) < _MOST_CHOICES:
+        raise InputError(f"{where}: label cannot be {record.label}")
     return record
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (float, int) and abs(value) <= sys.float_info.max
+    return type(value) in (float, int) and abs(value) <= _LARGEST
 
 
+_MOST_CHOICES = 1024
+_LARGEST = float(np.finfo(np.float32).max)
 _LISTS = ("log_masses", "text_log_probs")
 _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("key", "image", "split", "kept", "run"), (str,)),

@@ -115,10 +115,12 @@ def handed_over(selection: Selection, setting: Setting, features: jax.Array) -> 
         features: float[G, N, Dv], the picture's tokens.
 
     Raises:
-        RuntimeError: the pruner did not choose K different tokens; its name is given.
+        RuntimeError: the pruner did not choose K different tokens of the picture; its name is
+            given.
     """
     index = selection.index[..., : setting.budget]
     check_distinct(index, setting.budget, setting)
+    check_range(index, 0 if selection.features is None else -1, features.shape[1], setting)
     order = np.broadcast_to(np.arange(setting.budget), index.shape)
     if setting.order == "raster":
         order = np.argsort(index, axis=-1, kind="stable")
@@ -136,6 +138,13 @@ def check_distinct(index: np.ndarray, budget: int, setting: Setting) -> None:
     """Raise a RuntimeError unless the last axis has `budget` different tokens everywhere."""
     if index.shape[-1] != budget or _repeats(index):
         raise RuntimeError(f"pruner {setting.name} did not keep {budget} different tokens")
+
+
+def check_range(index: np.ndarray, least: int, below: int, setting: Setting) -> None:
+    """Raise a RuntimeError unless all numbers are in least … below − 1."""
+    if not (least <= index.min() and index.max() < below):
+        found = f"{index.min()} … {index.max()}, not all in {least} … {below - 1}"
+        raise RuntimeError(f"pruner {setting.name} chose the tokens {found}")
 
 
 def check_at_most(index: np.ndarray, most: np.ndarray, setting: Setting) -> None:

@@ -13,7 +13,10 @@ from experiments.harness.errors import InputError
 
 _ZSTANDARD = 93  # APPNOTE.TXT 4.4.5; zipfile has it from Python 3.14 on
 _HEADER = struct.Struct("<4s22xHH")  # APPNOTE.TXT 4.3.7: signature, …, lengths of name and extra
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, ValueError, RuntimeError),  # a seek to before the beginning, a password
+)
 
 
 def members(file: pathlib.Path, folder: str) -> Iterator[tuple[str, bytes]]:
@@ -27,17 +30,18 @@ def members(file: pathlib.Path, folder: str) -> Iterator[tuple[str, bytes]]:
         InputError: a damaged archive, or a Zstandard member and no module to read it.
     """
     where = "directory"
-    try:
-        with zipfile.ZipFile(file) as archive, file.open("rb") as handle:
-            last = {info.filename: info for info in archive.infolist()}  # the last of a name wins
-            for where, info in last.items():
-                if where.startswith(folder):
-                    if info.compress_type == _ZSTANDARD:
-                        yield where, _zstandard_member(handle, info)
-                    else:
-                        yield where, archive.read(info)
-    except _DAMAGE as error:
-        raise InputError(f"{file}, {where}: damaged zip archive: {error}") from None
+    with file.open("rb") as handle:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                last = {info.filename: info for info in archive.infolist()}  # the last of a name
+                for where, info in last.items():
+                    if where.startswith(folder):
+                        if info.compress_type == _ZSTANDARD:
+                            yield where, _zstandard_member(handle, info)
+                        else:
+                            yield where, archive.read(info)
+        except _DAMAGE as error:
+            raise InputError(f"{file}, {where}: damaged zip archive: {error}") from None
 
 
 def _zstandard_member(handle: IO[bytes], info: zipfile.ZipInfo) -> bytes:

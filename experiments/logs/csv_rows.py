@@ -12,6 +12,7 @@ from experiments.logs import json_files, values
 from experiments.logs.rows import Rated, Rows, Scored, stack, stack_rated
 
 _Row = Mapping[str, Any]
+_LONGEST = 2**17  # characters of a cell, csv's own limit
 NEEDED = "either confidence and correct, or log_mass_0, log_mass_1, … and label"
 
 
@@ -46,6 +47,7 @@ def read(path: str) -> Rows:
 
 def _cells(file: pathlib.Path) -> Iterator[tuple[str, _Row]]:
     """Yield where a row is and its cells by name."""
+    csv.field_size_limit(_LONGEST)  # of the whole process; a reader of pictures raises it
     with file.open(newline="", encoding="utf-8-sig") as handle:
         reader = csv.DictReader(handle)
         try:

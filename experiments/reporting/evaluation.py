@@ -14,6 +14,7 @@ import numpy as np
 
 import calibration.report
 from experiments.harness import questions, records
+from experiments.harness.errors import InputError
 from experiments.reporting import predictions
 from experiments.scoring import Answer, Scores
 
@@ -51,11 +52,16 @@ def of_setting(
         mode: ``default`` or ``paper`` statistics.
 
     Raises:
-        InputError: contradicting records, or a text's question is not known.
+        InputError: contradicting records, records that cannot be measured, or a text's question
+            is not known.
     """
     run, rows = predictions.read_run(folder), tuple(records.read_records(folder).values())
     identity = run["identity"]
     answers = _answers(folder, identity, rows)
+    try:
+        measured = _measured(rows, answers, scorer, identity["confidence"]["route"], mode)
+    except ValueError as error:
+        raise InputError(f"the records of {folder} cannot be measured: {error}") from None
     return {
         "setting": folder.name,
         **run["setting"],
@@ -67,7 +73,7 @@ def of_setting(
         "asked": identity.get("asked", {}),
         "route": identity["confidence"]["route"],
         "scores": scorer.score(list(answers.values())),
-        **_measured(rows, answers, scorer, identity["confidence"]["route"], mode),
+        **measured,
     }
 
 

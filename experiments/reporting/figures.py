@@ -139,6 +139,6 @@ def _csv(curves: Curves) -> str:
             numbers = [float(getattr(x, end)[index]) for x in intervals for end in ends]
             writer.writerow(
                 [point.method, point.pruner, values, point.budget, seeds, metric]
-                + [f"{number:.6f}" for number in numbers]
+                + ["" if math.isnan(number) else f"{number:.6f}" for number in numbers]
             )
     return text.getvalue()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.harness import records
+from experiments.harness.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,14 @@ def of_first_token(rows: Sequence[records.Record], splits: Sequence[str]) -> Pre
     Args:
         rows: of questions with choices, in any order.
         splits: names, in the order of the tables.
+
+    Raises:
+        InputError: a question is open, or its split has no name here.
     """
     rows = sorted(rows, key=lambda row: row.key)
+    for row in rows:
+        if row.label is None or row.answer_log_mass is None or not row.log_masses:
+            raise InputError(f"the record of {row.key!r} has no choices, or no right one")
     label = np.array([row.label for row in rows], np.int32)
     num_choices = max(int(label.max()) + 1, *(len(row.log_masses) for row in rows))
     log_masses = np.full((len(rows), num_choices), -np.inf, np.float32)
@@ -73,7 +80,7 @@ def of_first_token(rows: Sequence[records.Record], splits: Sequence[str]) -> Pre
         label=label,
         answer_log_mass=np.array([row.answer_log_mass for row in rows], np.float32),
         image=_numbered(rows),
-        split=np.array([splits.index(row.split) for row in rows], np.int32),
+        split=_splits(rows, splits),
     )
 
 
@@ -107,7 +114,7 @@ def of_text(
         label=np.array([0 if right[row.key] else 1 for row in rows], np.int32),
         answer_log_mass=None,
         image=_numbered(rows),
-        split=np.array([splits.index(row.split) for row in rows], np.int32),
+        split=_splits(rows, splits),
         prediction=np.zeros(len(rows), np.int32),
     )
 
@@ -117,6 +124,13 @@ def _log_confidence(row: records.Record, *, per_token: bool) -> float:
     log_probs = row.text_log_probs or (0.0,)
     total = math.fsum(log_probs) / (len(log_probs) if per_token else 1)
     return max(total, math.log(np.finfo(np.float32).tiny))
+
+
+def _splits(rows: Sequence[records.Record], splits: Sequence[str]) -> np.ndarray:
+    """Return int32[E], the number of each row's split."""
+    if unknown := {row.split for row in rows}.difference(splits):
+        raise InputError(f"records of the split {min(unknown)!r}, which is none of {[*splits]}")
+    return np.array([splits.index(row.split) for row in rows], np.int32)
 
 
 def _numbered(rows: Sequence[records.Record]) -> np.ndarray:
