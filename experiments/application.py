@@ -30,6 +30,7 @@ absl.flags.disclaim_key_flags()  # as in harness.flags
 
 def start(benchmark: Benchmark) -> None:
     """Define the flags, run the benchmark and exit with its code."""
+    errors.say_anything()
     command_line = shlex.join(["python", "-m", f"experiments.{benchmark.name}", *sys.argv[1:]])
     resume = f"nothing answered is lost, the same command resumes: {command_line}"
     if code := errors.exit_code(lambda: flags.define(benchmark), resume=resume):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 COMPLETE, USAGE, REFUSED, FAILED_ROWS, INTERRUPTED, CTRL_C = 0, 1, 2, 3, 75, 130
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a full disk."""
 
 
 class UsageError(Exception):
@@ -56,12 +59,27 @@ def exit_code(body: Callable[[], int | None], *, resume: str = "") -> int:
     except BrokenPipeError:  # whoever read the table has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return COMPLETE
+    except MemoryError:
+        return end(f"out of memory of this machine{after}", INTERRUPTED)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return end(f"refused: {error}", INTERRUPTED if full else REFUSED)
+        if error.errno in NO_SPACE:
+            return end(f"no space left: {error}{after}", INTERRUPTED)
+        return end(f"refused: {error}", REFUSED)
 
 
 def end(line: str, code: int) -> int:
-    """Say how the run ended and return the code."""
-    print(line, file=sys.stderr)
+    """Say how the run ended, in one line that no terminal obeys, and return the code."""
+    print(inert(line), file=sys.stderr)
     return code
+
+
+def inert(text: str) -> str:
+    """Return a text whose control characters, and marks of direction, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say_anything() -> None:
+    """Let stdout and stderr escape what their encoding has no letter for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

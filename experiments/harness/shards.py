@@ -11,7 +11,6 @@ with its owner.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import pathlib
@@ -19,11 +18,10 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 
 from experiments.harness import records
-from experiments.harness.errors import InputError, InterruptedRunError
+from experiments.harness.errors import NO_SPACE, InputError, InterruptedRunError
 from experiments.harness.records import Failure, Record
 from llava_jax import atomic
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BLOCK = 2**16
 
 
