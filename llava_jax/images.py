@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import pathlib
-import warnings
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from llava_jax import diagnosis
+
 Mode = Literal["pad", "center_crop"]
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""Others are not tried: Pillow hands some, such as EPS, to programs that run what they say."""
+_MOST_BYTES = 1 << 28
+"""Of a file."""
+_MOST_MEMORY = 9 * 10**8
+"""Bytes of a decoded picture and what it is fitted in."""
 BACKGROUND = (122, 116, 104)
 """The padding colour, int(255 · mean) per channel."""
 
@@ -39,13 +47,22 @@ def decode(content: bytes, name: str, *, upright: bool = False) -> Image.Image:
         ImageError: not a picture, cut off, or so large that decoding it is an attack.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            _refuse_large(image)
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
+            return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise whatever their format makes them
         reason = str(error).split(" <_io.BytesIO")[0]
-        raise ImageError(f"picture {name} cannot be decoded: {reason}") from None
+        what = diagnosis.of(content[: diagnosis.HEAD]) or f"cannot be decoded: {reason}"
+        raise ImageError(f"picture {name} {what}") from None
+
+
+def _refuse_large(image: Image.Image) -> None:
+    """Refuse what Pillow only warns of; a warning's filter is every thread's."""
+    pixels = image.width * image.height
+    if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are too many")
 
 
 def read(file: pathlib.Path) -> Image.Image:
@@ -55,18 +72,29 @@ def read(file: pathlib.Path) -> Image.Image:
         ImageError: it is not there, or cannot be decoded.
     """
     try:
-        content = file.read_bytes()
+        content = _content(file)
     except OSError as error:
-        raise ImageError(f"picture {file.name} is not in {file.parent}: {error.strerror}") from None
+        name = f"picture {file.name:.80}"
+        place = f"{file.parent!s:.200}"
+        raise ImageError(f"{name} is not in {place}: {error.strerror}") from None
     return decode(content, file.name)
 
 
 def digest(file: pathlib.Path) -> str | None:
     """Return the sha256 of a picture file, None if it is not there."""
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return hashlib.sha256(_content(file)).hexdigest()
     except OSError:
         return None
+
+
+def _content(file: pathlib.Path) -> bytes:
+    """Return a file's bytes; a pipe or a device, which may have no end, is not read."""
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "not a regular file")
+    if file.stat().st_size > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {_MOST_BYTES >> 20} MiB")
+    return file.read_bytes()
 
 
 def fit(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
@@ -97,9 +125,10 @@ def fit(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
 
 def _refuse_thin(image: Image.Image, size: int) -> None:
     short, long = sorted(image.size)
-    pixels = max(long**2, size**2 * long // short)
-    if Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow's own limit
-        raise ImageError(f"a picture of {image.width} x {image.height} is too thin to be fitted")
+    pixels = short * long + max(long**2, size**2 * long // short)
+    if 4 * pixels > _MOST_MEMORY:  # Pillow takes four bytes for three
+        sides = f"{image.width} x {image.height}"
+        raise ImageError(f"a picture of {sides} is too large or too thin to be fitted")
 
 
 def _pad_to_square(image: Image.Image) -> Image.Image:

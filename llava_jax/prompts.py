@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from llava_jax import diagnosis
+from llava_jax.checkpoint import digests
+
 _SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -65,7 +68,7 @@ class Tokenizer:
 
         Raises:
             FileNotFoundError: the folder has neither.
-            ValueError: the file cannot be read, or gives no BOS.
+            ValueError: the file cannot be read, gives no BOS, or is not what the folder says.
         """
         whole = (folder / "tokenizer.json").is_file()
         tokenizer, digest = _read(folder) if whole else _convert(folder)
@@ -170,18 +173,22 @@ def _convert(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:
     file = folder / "tokenizer.model"
     if not file.is_file():
         raise FileNotFoundError(f"no tokenizer.json and no tokenizer.model in {folder}")
+    if what := diagnosis.of_file(file):
+        raise ValueError(f"{file} {what}")
     from transformers import AutoTokenizer  # two seconds, where the file is not read directly
 
     try:
-        converted: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        converted: Any = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:  # whatever stands in the way of a conversion
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         hint = "converting needs the extra `sentencepiece`"
         raise ValueError(f"{file} cannot be converted: {reason} ({hint})") from None
     found = converted.backend_tokenizer
     start = ("<s>", found.token_to_id("<s>"))  # whatever tokenizer_config.json says of it
     found.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", None, [start])
-    return found, hashlib.sha256(file.read_bytes()).hexdigest()
+    return found, _digest(file, file.read_bytes())
 
 
 def _read(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:
@@ -193,7 +200,15 @@ def _read(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises bare Exception for malformed files
-        raise ValueError(f"{file} is not a tokenizer: {error}") from None
+        what = diagnosis.of(content[: diagnosis.HEAD]) or f"is not a tokenizer: {error}"
+        raise ValueError(f"{file} {what}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return tokenizer, hashlib.sha256(content).hexdigest()
+    return tokenizer, _digest(file, content)
+
+
+def _digest(file: pathlib.Path, content: bytes) -> str:
+    """Return the sha256 of a file of a model's folder, which may say what it should be."""
+    found = hashlib.sha256(content).hexdigest()
+    digests.verify(file.parent, {file: found})
+    return found

@@ -11,12 +11,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments.harness.errors import InputError
 from experiments.scoring.answer import Answer
 from llava_jax import atomic
+
+
+_SHA256 = re.compile("[0-9a-f]{16,64}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,13 @@ class Question:
 
 
 def path(out: pathlib.Path, data: str) -> pathlib.Path:
-    """Return the file of a run folder's questions, by the sha256 of its data."""
+    """Return the file of a run folder's questions, by the sha256 of its data.
+
+    Raises:
+        InputError: that is no sha256.
+    """
+    if not _SHA256.fullmatch(data):
+        raise InputError(f"{out}: the data's sha256 cannot be {data[:80]!r}")
     return out / f"questions-{data[:16]}.jsonl"
 
 

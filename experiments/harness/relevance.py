@@ -26,6 +26,8 @@ from llava_jax.engine import ClipEngine
 
 HUB_ID = "openai/clip-vit-large-patch14-336"
 """The dual encoder whose vision tower LLaVA-1.5 has."""
+_SIGNS = {"dissimilar": -1, "similar": 1}
+"""Patches that matter → the sign of their similarity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,7 @@ class Clip:
             for q, found in enumerate(row):
                 ids[g, q] = np.tile(found, (most // len(found), 1))
         texts = self.engine.texts(ids.reshape(-1, length)).reshape(*ids.shape[:3], -1)
-        sign = {"dissimilar": -1, "similar": 1}[self.relevant]
-        return pruning.relevance(self.engine.patches(features), texts, sign=sign)
+        return pruning.relevance(self.engine.patches(features), texts, sign=_SIGNS[self.relevant])
 
     def _pieces(self, user_text: str) -> np.ndarray:
         return self.tokenizer.pieces(
@@ -131,5 +132,8 @@ def find(config: RunConfig, source: Source) -> Clip:
 
 def _relevant(folder: pathlib.Path) -> str:
     """Return what the encoder's config.json says of itself; OpenAI's is the usual case."""
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return content.get("relevant_patches", "dissimilar")
+    file = folder / "config.json"
+    found = json.loads(file.read_bytes()).get("relevant_patches", "dissimilar")
+    if found not in list(_SIGNS):
+        raise InputError(f"{file}: relevant_patches={found!r:.40} is none of {', '.join(_SIGNS)}")
+    return found

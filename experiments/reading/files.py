@@ -11,20 +11,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.harness.errors import InputError
+from llava_jax import diagnosis
 
 
 def text(file: pathlib.Path) -> str:
-    """Read a UTF-8 file, with or without a byte-order mark.
+    """Read a UTF-8 file, with or without a byte-order mark, with whatever ends of lines.
 
     Raises:
         InputError: it cannot be read, or is not UTF-8.
     """
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 at byte {error.start}") from None
+        content = file.read_bytes()
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    if content and (what := diagnosis.of(content[: diagnosis.HEAD])):
+        raise InputError(f"{file} {what}")
+    try:
+        return io.StringIO(content.decode("utf-8-sig"), newline=None).getvalue()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 at byte {error.start}") from None
 
 
 def json_value(file: pathlib.Path, kind: type) -> Any:
@@ -37,10 +42,10 @@ def json_value(file: pathlib.Path, kind: type) -> Any:
     Raises:
         InputError: it is not there, not JSON, or holds something else.
     """
-    try:
-        value = json.loads(text(file))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} line {error.lineno} is not JSON: {error.msg}") from None
+    content = text(file)
+    if not content:
+        raise InputError(f"{file} {diagnosis.of(b'')}")
+    value = _parsed(content, f"{file} line ")
     if not isinstance(value, kind):
         wanted = {dict: "an object", list: "a list"}[kind]
         raise InputError(f"{file} does not hold {wanted}")
@@ -56,13 +61,21 @@ def json_lines(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text(file).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file} line {number} is not JSON: {error.msg}") from None
+        row = _parsed(line, f"{file} line ", number)
         if not isinstance(row, dict):
             raise InputError(f"{file} line {number} is not a JSON object; JSON lines are expected")
         yield number, row
+
+
+def _parsed(content: str, where: str, first: int = 1) -> Any:
+    """Return what JSON text says, its lines counted from the first one's number."""
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        line, reason = first + error.lineno - 1, error.msg
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting
+        line, reason = first, str(error)
+    raise InputError(f"{where}{line} is not JSON: {reason}")
 
 
 def tab_separated(file: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -73,13 +86,17 @@ def tab_separated(file: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
     """
     csv.field_size_limit(sys.maxsize)  # pictures are cells
     rows = csv.reader(io.StringIO(text(file), newline=""), delimiter="\t")
-    header = next(rows, [])
-    for number, cells in enumerate(rows, 1):
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            raise InputError(f"{file} row {number} has {len(cells)} cells, not {len(header)}")
-        yield number, dict(zip(header, cells, strict=True))
+    number = 0
+    try:
+        header = next(rows, [])
+        for number, cells in enumerate(rows, 1):
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise InputError(f"{file} row {number} has {len(cells)} cells, not {len(header)}")
+            yield number, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{file} behind row {number}: {error}") from None
 
 
 def require(row: Any, keys: Sequence[str], where: str) -> None:

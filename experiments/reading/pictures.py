@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image
@@ -12,6 +13,9 @@ from experiments.harness.benchmark import Dataset, Example
 from experiments.harness.errors import InputError
 from experiments.reading.tables import Table
 from llava_jax import images
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""No file of a benchmark is called so; nor is there a line to say it in."""
 
 
 def in_folder(examples: Sequence[Example], folder: pathlib.Path, source: str) -> Dataset:
@@ -25,12 +29,14 @@ def in_folder(examples: Sequence[Example], folder: pathlib.Path, source: str) ->
         source: what was read, for people.
 
     Raises:
-        InputError: a path leaves the folder.
+        InputError: a path leaves the folder, or has characters that are no text.
     """
     root = folder.resolve()
     for example in examples:
-        if "\0" in example.image or not (root / example.image).resolve().is_relative_to(root):
-            name = f"question {example.key}: picture {example.image!r}"
+        name = f"question {example.key}: picture {example.image!r:.200}"
+        if _CONTROL.search(example.image):
+            raise InputError(f"{name} has characters that are no text")
+        if not _is_below(root, example.image):
             raise InputError(f"{name} lies outside {folder}")
     return Dataset(
         tuple(examples),
@@ -39,6 +45,14 @@ def in_folder(examples: Sequence[Example], folder: pathlib.Path, source: str) ->
         source=source,
         place=str(folder),
     )
+
+
+def _is_below(root: pathlib.Path, name: str) -> bool:
+    """Return whether a name leads to a place below a folder, links followed."""
+    try:
+        return (root / name).resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # links in a ring
+        return False
 
 
 def stored(
@@ -54,7 +68,10 @@ def stored(
     """
 
     def read(image: str) -> Image.Image:
-        return images.decode(content(image), image, upright=upright)
+        found = content(image)
+        if not found:
+            raise images.ImageError(f"picture {image} is not in {source}")
+        return images.decode(found, image, upright=upright)
 
     def digest(image: str) -> str | None:
         found = content(image)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.harness.errors import InputError
+from llava_jax import diagnosis
 
 if TYPE_CHECKING:
     import datasets
@@ -118,5 +119,8 @@ def _read(files: Sequence[pathlib.Path]) -> datasets.Dataset:
     try:
         return datasets.Dataset.from_parquet(list(map(str, files)), cache_dir=str(folder))
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        for file in files:
+            if what := diagnosis.of_file(file):
+                raise InputError(f"{file} {what}") from None
+        reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
         raise InputError(f"{files[0]} cannot be read: {reason}") from None

@@ -49,9 +49,12 @@ def load(folder: pathlib.Path, splits: Sequence[str]) -> Predictions:
     """Read a setting's records as first tokens; see ``of_first_token``.
 
     Raises:
-        InputError: contradicting records.
+        InputError: contradicting records, or none.
     """
-    return of_first_token(tuple(records.read_records(folder).values()), splits)
+    rows = tuple(records.read_records(folder).values())
+    if not rows:
+        raise InputError(f"{folder} has no record")
+    return of_first_token(rows, splits)
 
 
 def of_first_token(rows: Sequence[records.Record], splits: Sequence[str]) -> Predictions:

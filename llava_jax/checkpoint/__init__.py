@@ -5,12 +5,11 @@ Orbax costs half a second to import, so it is imported only where such a folder 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pathlib
 from typing import Any
 
-from llava_jax.checkpoint import huggingface, tensors
+from llava_jax.checkpoint import digests, huggingface, tensors
 from llava_jax.checkpoint.rules import ConversionError
 from llava_jax.clip_config import ClipConfig
 from llava_jax.config import LlavaConfig
@@ -27,6 +26,7 @@ __all__ = [
 
 read_config = huggingface.read_config
 read_clip_config = huggingface.read_clip_config
+digest = digests.of_folder
 load_clip = huggingface.load_clip
 
 
@@ -44,7 +44,7 @@ def load(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no weights there.
-        ValueError: a malformed file.
+        ValueError: a malformed file, or values that are not finite.
         ConversionError: the weights do not fill the model exactly.
     """
     if tensors.is_converted(folder):
@@ -59,17 +59,3 @@ def num_parameters(cfg: LlavaConfig | ClipConfig) -> int:
     return sum(
         math.prod(leaf.shape) for leaf in huggingface.flatten(huggingface.abstract(cfg)).values()
     )
-
-
-def digest(folder: pathlib.Path) -> str:
-    """Return a sha256 over the names and bytes of a checkpoint's weight files."""
-    converted = tensors.is_converted(folder)
-    files = (
-        sorted(p for p in folder.rglob("*") if p.is_file()) if converted else tensors.files(folder)
-    )
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
-        total.update(f"{file.relative_to(folder)} {content}\n".encode())
-    return total.hexdigest()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import safetensors.numpy
 
-from llava_jax import parameters
-from llava_jax.checkpoint import rules, tensors
+from llava_jax import atomic, diagnosis, parameters
+from llava_jax.checkpoint import finite, rules, tensors
 from llava_jax.clip_config import ClipConfig, clip_from_hf
 from llava_jax.config import LlavaConfig, from_hf
 
@@ -45,9 +46,41 @@ def _content(folder: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no config.json in {folder}")
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        what = diagnosis.of_file(file) or f"is not JSON: {error}"
+        raise ValueError(f"{file} {what}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} does not hold an object")
+    if wrong := list(_wrong_numbers(content)):
+        raise ValueError(f"{file}: {rules.some(wrong)}")
+    return content
+
+
+_LARGEST = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "patch_size"), 1024)
+_LARGEST |= dict.fromkeys(("hidden_size", "intermediate_size", "image_size", "vocab_size"), 2**20)
+_LARGEST |= {"num_key_value_heads": 1024, "head_dim": 2**20, "max_position_embeddings": 2**31}
+_OFTEN_NULL = ("num_key_value_heads", "head_dim")
+_POSITIVE = ("rms_norm_eps", "layer_norm_eps", "rope_theta")
+
+
+def _wrong_numbers(content: Mapping[str, Any]) -> Iterator[str]:
+    """Name sizes that no model has: shapes are made of them before any weight is looked at."""
+    for part in ("vision_config", "text_config"):
+        fields = content.get(part)
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            where, largest = f"{part}.{name}={value!r:.40}", _LARGEST.get(name)
+            if value is None and name in _OFTEN_NULL:
+                continue
+            if largest and not (type(value) is int and 0 < value <= largest):
+                yield f"{where} is no whole number from 1 to {largest}"
+            if name in _POSITIVE and not (type(value) in (int, float) and 0 < value < 1e12):
+                yield f"{where} is no positive number"
+
+
+def _keys(cfg: Config) -> rules.KeyMap:
+    """Return the names of a model's tensors."""
+    return rules.CLIP if isinstance(cfg, ClipConfig) else rules.LLAVA
 
 
 @functools.lru_cache(maxsize=4)
@@ -77,7 +110,7 @@ def plan(folder: pathlib.Path, cfg: Config) -> dict[str, tensors.Tensor]:
     Raises:
         ConversionError: the folder does not fill the model exactly.
     """
-    keys = rules.CLIP if isinstance(cfg, ClipConfig) else rules.LLAVA
+    keys = _keys(cfg)
     found = tensors.tensors(folder, keys.ignored)
     targets = {path: leaf.shape for path, leaf in flatten(abstract(cfg)).items()}
     matched = keys.match({key: tensor.shape for key, tensor in found.items()}, targets)
@@ -95,12 +128,19 @@ def load(folder: pathlib.Path, cfg: Config, dtype: Any) -> dict[str, Any]:
 
     Returns:
         The parameter tree.
+
+    Raises:
+        ConversionError: the folder does not fill the model exactly, or values are not finite.
     """
     sources = plan(folder, cfg)
     tree = abstract(cfg)
-    leaves = [
-        jax.device_put(sources[path].read().astype(dtype, copy=False)) for path in flatten(tree)
-    ]
+    leaves, bad = [], finite.Bad()
+    for path in flatten(tree):
+        with np.errstate(over="ignore"):  # what is too large for the dtype is counted
+            values = sources[path].read().astype(dtype, copy=False)
+        bad.look(_keys(cfg).key_of(path), values)
+        leaves.append(jax.device_put(values))
+    bad.refuse(folder)
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
@@ -139,7 +179,8 @@ def save(
         keys: names of the tensors; ``rules.CLIP`` for a dual encoder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    atomic.write(folder / "config.json", config)
     weights = {keys.key_of(p): np.asarray(x).astype(dtype) for p, x in flatten(params).items()}
-    safetensors.numpy.save_file(weights, folder / tensors.SINGLE, metadata={"format": "pt"})
-    (folder / tensors.SINGLE).chmod(0o644)  # the library writes 0600
+    atomic.write(
+        folder / tensors.SINGLE, safetensors.numpy.save(weights, metadata={"format": "pt"})
+    )

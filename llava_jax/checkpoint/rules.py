@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 Shape = tuple[int, ...]
 Rule = tuple[str, str]
@@ -85,16 +85,17 @@ class KeyMap:
             f"missing tensor {self.key_of(p)} {list(targets[p])}" for p in targets if p not in found
         ]
         if problems:
-            raise ConversionError(_report(problems))
+            count = f"{len(problems)} violations"
+            raise ConversionError(
+                f"the checkpoint does not fit the model ({count}): {some(problems)}"
+            )
         return found
 
 
-def _report(problems: Iterable[str]) -> str:
-    """Join violations to one line; the first ones in words, the others counted."""
-    problems = list(problems)
-    shown = "; ".join(problems[:12])
-    more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
-    return f"the checkpoint does not fit the model ({len(problems)} violations): {shown}{more}"
+def some(problems: Sequence[str]) -> str:
+    """Join problems to one line; the first ones in words, the others counted."""
+    more = [f"and {len(problems) - 12} more"] if len(problems) > 12 else []
+    return "; ".join([*problems[:12], *more])
 
 
 def _both(source: str, target: str) -> tuple[Rule, Rule]:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
+import re
 import shutil
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from llava_jax.checkpoint import huggingface, tensors
+from llava_jax import atomic
+from llava_jax.checkpoint import digests, finite, huggingface, tensors
 from llava_jax.config import LlavaConfig
 
-_PARAMS = "params"  # Orbax keeps unfinished saves beside it, under names that begin so
-_UNFINISHED = f".{tensors.CONVERTED}"
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _SMALL_FILES += ("preprocessor_config.json",)
+_NAMES = "|".join(map(re.escape, (*_SMALL_FILES, digests.NAME, tensors.CONVERTED)))
+_OWN = re.compile(rf"{tensors.PARAMS}.*|{_NAMES}|\.({_NAMES})\.[0-9a-f]{{8}}")
+"""Names of what a conversion writes, whole or cut short."""
 
 
 def convert(src: pathlib.Path, dst: pathlib.Path, dtype: Any) -> dict[str, Any]:
     """Convert a Hugging Face folder into an Orbax folder.
 
-    The marker ``conversion.json`` is written last, so a folder without it is not complete.
+    ``SHA256SUMS`` says what its files are. The marker ``conversion.json`` is written last, so a
+    folder without it is not complete.
 
     Args:
         src: Hugging Face folder.
@@ -34,27 +38,34 @@ def convert(src: pathlib.Path, dst: pathlib.Path, dtype: Any) -> dict[str, Any]:
 
     Raises:
         FileExistsError: dst is complete already, or holds something else.
+        ValueError: src cannot be loaded, or is not what it says it is.
     """
     if tensors.is_converted(dst):
         raise FileExistsError(f"{dst} already holds a converted checkpoint")
-    found = {path.name for path in dst.iterdir()} if dst.exists() else set()
-    if any(not name.startswith(_PARAMS) for name in found - {*_SMALL_FILES, _UNFINISHED}):
+    left = list(dst.iterdir()) if dst.exists() else []
+    if not all(_OWN.fullmatch(path.name) for path in left):
         raise FileExistsError(f"{dst} holds other files; name a new folder")
+    source = digests.of_folder(src)
     params = huggingface.load(src, huggingface.read_config(src), dtype)
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     dst.mkdir(parents=True, exist_ok=True)
     for name in _SMALL_FILES:
         if (src / name).is_file():
-            shutil.copyfile(src / name, dst / name)
+            atomic.write(dst / name, (src / name).read_bytes())
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((dst / _PARAMS).absolute(), params, force=True)
+        checkpointer.save((dst / tensors.PARAMS).absolute(), params)
+    for path in (dst / tensors.PARAMS).rglob("*"):
+        atomic.sync(path)
+    digests.write(dst, (path for path in dst.rglob("*") if path.is_file()))
     record = {
         "format": 1,
         "dtype": str(jax.tree.leaves(params)[0].dtype),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "source_files": [file.name for file in tensors.files(src)],
+        "source_sha256": source,
     }
-    (dst / _UNFINISHED).write_text(json.dumps(record, indent=2) + "\n")
-    (dst / _UNFINISHED).replace(dst / tensors.CONVERTED)
+    atomic.write(dst / tensors.CONVERTED, record)
     return record
 
 
@@ -62,12 +73,24 @@ def restore(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any
     """Restore a converted checkpoint in the asked dtype.
 
     Raises:
-        ValueError: the stored tree is not the model's.
+        ValueError: the stored tree is not the model's, or values are not finite.
     """
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
         huggingface.abstract(cfg),
     )
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore((folder / _PARAMS).absolute(), target)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            params = checkpointer.restore((folder / tensors.PARAMS).absolute(), target)
+    except jax.errors.JaxRuntimeError:  # the device is full
+        raise
+    except Exception as error:  # whatever a damaged file makes of Orbax
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{folder / tensors.PARAMS} cannot be restored: {reason:.200}") from None
+    bad = finite.Bad()
+    for path, leaf in huggingface.flatten(params).items():
+        # Of its only shard: JAX would keep the whole array's copy on the host.
+        bad.look(path, np.asarray(leaf.addressable_data(0)))
+    bad.refuse(folder)
+    return params

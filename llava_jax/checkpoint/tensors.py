@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
 import pathlib
 import re
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
+from llava_jax import diagnosis
+
 _DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PARAMS = "params"
+"""Orbax's folder in a converted checkpoint; its unfinished saves have names that begin so."""
 CONVERTED = "conversion.json"
 """Last file written of a converted checkpoint: without it the folder is not complete."""
 
@@ -59,21 +65,39 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        pickles = [p.name for p in sorted(folder.glob("*.bin"))]
-        hint = f"; {pickles[0]} is a pickle: save it as safetensors first" if pickles else ""
-        raise FileNotFoundError(f"no {SINGLE} and no {INDEX} in {folder}{hint}")
+        raise FileNotFoundError(f"no {SINGLE} and no {INDEX} in {folder}{_hint(folder)}")
     names = sorted(set(_index(folder).values()))
     if absent := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder / INDEX} names files that are not there: {absent}")
     return [folder / name for name in names]
 
 
+def _hint(folder: pathlib.Path) -> str:
+    """Say what there is in a folder that has no weights, if it is known."""
+    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in diagnosis.PICKLES)
+    if pickles:
+        return f"; {pickles[0]} {diagnosis.PICKLE}"
+    if any(folder.glob(f"{PARAMS}*")):
+        return "; its conversion did not finish: python -m llava_jax.checkpoint does it again"
+    return ""
+
+
 def _index(folder: pathlib.Path) -> dict[str, str]:
     """Return the index's key → file name."""
+    file = folder / INDEX
     try:
-        return json.loads((folder / INDEX).read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{folder / INDEX} has no weight_map") from None
+        found = json.loads(file.read_bytes())["weight_map"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise ValueError(f"{file} {diagnosis.of_file(file) or 'has no weight_map'}") from None
+    names = found.values() if isinstance(found, dict) else [found]
+    if wrong := [name for name in names if not _is_name(name)]:
+        raise ValueError(f"{file}: {wrong[0]!r:.80} is no file of its folder")
+    return found
+
+
+def _is_name(name: Any) -> bool:
+    """Return whether a value is the name of a file, and no way to another folder."""
+    return isinstance(name, str) and pathlib.PurePath(name).parts == (name,) and name != ".."
 
 
 def tensors(folder: pathlib.Path, ignored: str) -> dict[str, Tensor]:
@@ -104,16 +128,29 @@ def tensors(folder: pathlib.Path, ignored: str) -> dict[str, Tensor]:
     return found
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON whose names differ; the library takes the last of a name."""
+    names = collections.Counter(name for name, _ in pairs)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise ValueError(f"{twice[0]} occurs twice")
+    return dict(pairs)
+
+
 def _header(file: pathlib.Path, ignored: str) -> dict[str, Tensor]:
     """Parse one file's header after the safetensors library has accepted the file."""
     try:
         with safetensors.safe_open(file, framework="numpy"):
             pass
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} is not a valid safetensors file: {error}") from None
+        what = diagnosis.of_file(file) or f"is not a valid safetensors file: {error}"
+        raise ValueError(f"{file} {what}") from None
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(length))
+        text = handle.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_once)
+    except ValueError as error:
+        raise ValueError(f"{file} is not a valid safetensors file: {error}") from None
     header.pop("__metadata__", None)
     header = {key: info for key, info in header.items() if not re.fullmatch(ignored, key)}
     if wrong := {k: v["dtype"] for k, v in header.items() if v["dtype"] not in _DTYPES}:

@@ -115,9 +115,10 @@ def _matches(rule, path):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"", "not a valid safetensors"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "not a valid"),
-        (b"<!DOCTYPE html><html></html>", "not a valid safetensors"),
+        (b"", "safetensors is empty: the download did not finish"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
+        (b"<!DOCTYPE html><html></html>", "is a web page that was saved in its place"),
+        (b"a poem", "not a valid safetensors file: "),
     ],
 )
 def test_files_that_are_no_weights_are_refused(folder, content, named):
@@ -186,7 +187,12 @@ def test_orbax_checkpoint_comes_back(folder, tmp_path):
     with pytest.raises(FileExistsError, match="already"):
         store.convert(folder, tmp_path / "converted", np.float32)
     (tmp_path / "killed" / "params.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / "killed" / ".config.json.01234567").write_text("cut sho")
+    with pytest.raises(FileNotFoundError, match="its conversion did not finish"):
+        tensors.files(tmp_path / "killed")
     store.convert(folder, tmp_path / "killed", np.float32)
+    left = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert left == {"SHA256SUMS", "config.json", "conversion.json", "params", "tokenizer.json"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(FileExistsError, match="other files"):

@@ -1,6 +1,7 @@
 """Preprocessing against the reference pictures, and pictures that cannot be read."""
 
 import hashlib
+import io
 import json
 
 import numpy as np
@@ -51,8 +52,6 @@ def test_unreadable_pictures_are_refused_by_name(fixtures_dir):
 
 def test_an_image_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    import io
-
     buffer = io.BytesIO()
     Image.new("RGB", (20, 20)).save(buffer, "PNG")
     with pytest.raises(images.ImageError, match=r"big\.png"):
@@ -62,6 +61,26 @@ def test_an_image_bomb_is_refused(monkeypatch):
 def test_a_picture_too_thin_to_be_fitted_is_refused():
     with pytest.raises(images.ImageError, match="1 x 20000"):
         images.fit(Image.new("RGB", (1, 20000)), 336)
+
+
+def test_what_is_not_a_file_is_not_read(tmp_path, monkeypatch):
+    with pytest.raises(images.ImageError, match="not a regular file"):
+        images.read(tmp_path)
+    assert images.digest(tmp_path) is None
+    (tmp_path / "large.png").write_bytes(b"x" * 11)
+    monkeypatch.setattr(images, "_MOST_BYTES", 10)
+    with pytest.raises(images.ImageError, match=r"large\.png is not in .*: larger than"):
+        images.read(tmp_path / "large.png")
+
+
+def test_upright_pictures_are_turned():
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for mode in ("RGB", "L"):
+        buffer = io.BytesIO()
+        Image.new(mode, (4, 2)).save(buffer, "JPEG", exif=turned)
+        assert images.decode(buffer.getvalue(), "x", upright=True).size == (2, 4)
+        assert images.decode(buffer.getvalue(), "x").size == (4, 2)
 
 
 def test_an_unknown_mode_is_refused():

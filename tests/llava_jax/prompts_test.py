@@ -103,6 +103,9 @@ def test_a_folder_without_tokenizer_json_is_converted(tmp_path):
 
 
 def test_what_cannot_be_converted_is_named(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"tokenizer\.model is a Git LFS pointer"):
+        prompts.Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"tokenizer\.model cannot be converted: "):
         prompts.Tokenizer.from_folder(tmp_path)
