@@ -75,6 +75,21 @@ def test_a_full_memory_halves_the_batch(small, monkeypatch, eight_a_batch, failu
     assert max(after) <= halved[-1], "the smaller size is kept"
 
 
+def test_features_of_a_halved_batch_are_kept_under_their_own_picture(
+    small, monkeypatch, eight_a_batch
+):
+    """A later run that takes them from the cache has the same answers."""
+    cached = dataclasses.replace(small, cache_gib=1.0)
+    with monkeypatch.context() as full:
+        exhausted_calls(full, {1, 2})
+        first = run(cached)
+    again = run(dataclasses.replace(cached, out=small.out + "-again"))
+    for ours, theirs in zip(first.folders, again.folders, strict=True):
+        found, others = records.read_records(ours), records.read_records(theirs)
+        for key, row in found.items():
+            np.testing.assert_allclose(row.log_masses, others[key].log_masses, atol=LOG_MASS)
+
+
 def test_halving_is_shown(small, monkeypatch, eight_a_batch, passed):
     sizes = exhausted_calls(monkeypatch, {1, 2, 3})
     assert run(small).answered

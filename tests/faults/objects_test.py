@@ -60,16 +60,36 @@ def rows(count, begin=0):
     return [dataclasses.replace(ROW, key=f"k/{i}") for i in range(begin, begin + count)]
 
 
-def test_a_run_in_a_store_is_a_run_on_a_disk(small, tmp_path, passed):
+def watch_writes(monkeypatch):
+    """Return a list that the name of every object written from now on is added to."""
+    kind = type(fsspec.filesystem("memory"))
+    write, names = kind.pipe_file, []
+
+    def watched(self, place, content, **how):
+        names.append(place.rpartition("/")[2])
+        write(self, place, content, **how)
+
+    monkeypatch.setattr(kind, "pipe_file", watched)
+    return names
+
+
+def test_a_run_in_a_store_is_a_run_on_a_disk(small, tmp_path, monkeypatch, passed):
     want = run(dataclasses.replace(small, out=str(tmp_path / "disk")))
-    outcome = run(small)
+    with monkeypatch.context() as watched:
+        writes = watch_writes(watched)
+        outcome = run(small)
+    assert writes[-2:] == ["SEALED", "SEALED"], "seals come last"
+    assert "SEALED" not in writes[:-2]
     found = stored(small.out)
     assert not [name for name in found if ".owner" in name or "-of-00001.jsonl" in name]
     assert {"none/SEALED", "none/run.json", "none/flags.txt", "none/records.parquet"} <= set(found)
     another_machine(small)
-    again = run(small)
+    with monkeypatch.context() as watched:
+        writes = watch_writes(watched)
+        again = run(small)
     assert again.answered == 0
-    assert stored(small.out) == found, "nothing is written twice"
+    assert not writes, "nothing is written twice"
+    assert stored(small.out) == found
     for ours, theirs in zip(again.folders, want.folders, strict=True):
         assert records.read_records(ours) == records.read_records(theirs)
         table = "records.parquet"
@@ -199,6 +219,6 @@ def test_names_in_a_store_stay_in_the_folder(tmp_path, bucket, monkeypatch):
     store = objects.Store(bucket, tmp_path / "here")
     store._files.pipe_file(f"{store._root}/a", b"1")
     monkeypatch.setattr(store._files, "find", lambda root: [f"{root}/../../escaped"])
-    with pytest.raises(InputError, match="escaped"):
+    with pytest.raises(InputError, match=r"escaped.*leaves the folder"):
         store.fetch()
     assert not (pathlib.Path(tmp_path) / "escaped").exists()
