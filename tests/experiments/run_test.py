@@ -306,6 +306,7 @@ def test_unreadable_pictures_stop_the_run_or_are_counted(config, fixtures_dir):
         outcome = run(dataclasses.replace(broken, allow_failed=True))
         assert outcome.failed == entry["skip_mode"]["n_skipped"]
         assert outcome.answered == entry["skip_mode"]["n_scored"]
+        assert outcome.missing == 0, "what failed is waited for by nobody"
         assert not (outcome.folders[0] / "SEALED").exists()
         checked += 1
     assert checked

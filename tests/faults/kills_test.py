@@ -133,6 +133,34 @@ def test_ctrl_c_once_stops_cleanly_and_twice_at_once(tmp_path, launch, tiny, tim
     passed("K3 while answering", f"{times} of {times} once and {times} of {times} twice: exit 130")
 
 
+def test_ctrl_c_twice_does_not_wait_for_a_batch(passed):
+    """A pass of half a minute: one Ctrl-C or SIGTERM waits for it, two end the process at once."""
+    wait = (
+        "import time\n"
+        "from experiments.harness import stopping\n"
+        "with stopping.Stop('the same command resumes'):\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(30)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", wait], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    lines = [process.stderr.readline() for _ in range(2)]
+    assert "stopping after this batch; Ctrl-C again stops at once" in lines[1]
+    assert process.poll() is None
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    seconds = time.monotonic() - begun
+    assert process.returncode == 130
+    assert err.strip() == "stopped by Ctrl-C; the same command resumes"
+    assert seconds < 5
+    passed("K3", f"the second Ctrl-C ends a pass of 30 s after {seconds:.2f} s")
+
+
 def test_a_suspended_run_goes_on(tmp_path, launch, tiny, passed):
     flags = [f"--model={tiny}", "--limit=20", *FLAGS, "--cache_gib=0"]
     process = launch(tmp_path, *flags)
