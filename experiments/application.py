@@ -6,6 +6,7 @@ mistyped flag should not.
 
 from __future__ import annotations
 
+import functools
 import logging as python_logging
 import os
 import pathlib
@@ -16,9 +17,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import absl.flags
-from absl import app, logging
+from absl import logging
 
-from experiments.harness import errors, flags, stopping
+from experiments.harness import errors, flags, program, terminal
 from experiments.harness.benchmark import Benchmark, Dataset
 from experiments.harness.config import RunConfig
 
@@ -30,32 +31,15 @@ absl.flags.disclaim_key_flags()  # as in harness.flags
 
 def start(benchmark: Benchmark) -> None:
     """Define the flags, run the benchmark and exit with its code."""
-    errors.say_anything()
     command_line = shlex.join(["python", "-m", f"experiments.{benchmark.name}", *sys.argv[1:]])
     resume = f"nothing answered is lost, the same command resumes: {command_line}"
-    if code := errors.exit_code(lambda: flags.define(benchmark), resume=resume):
-        sys.exit(code)
-    stopping.raise_on_sigterm()
-
-    def main(argv: Sequence[str]) -> int:
-        return _leave(errors.exit_code(lambda: _main(benchmark, argv, resume), resume=resume))
-
-    app.run(main)
+    define = functools.partial(flags.define, benchmark)
+    program.run(functools.partial(_main, benchmark, resume), define=define, resume=resume)
 
 
-def _leave(code: int) -> int:
-    """Return an exit code; a program that was stopped ends here and waits for no thread."""
-    if code in (errors.INTERRUPTED, errors.CTRL_C):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
-
-
-def _main(benchmark: Benchmark, argv: Sequence[str], resume: str) -> int:
+def _main(benchmark: Benchmark, resume: str) -> int:
     """Run and report; return the exit code."""
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # whatever --verbosity says
-    errors.refuse_arguments(argv)
     config = flags.run_config(benchmark)
     if config.predictions:
         return _score(benchmark, config, pathlib.Path(config.predictions))
@@ -95,7 +79,8 @@ def _score(benchmark: Benchmark, config: RunConfig, file: pathlib.Path) -> int:
 
     dataset = command.read(benchmark, config)
     answers = stored.read(file, dataset.examples)
-    print(f"{benchmark.name}: {len(answers)} answers of {file}, data {config.data}\n")
+    heading = f"{benchmark.name}: {len(answers)} answers of {file}, data {config.data}"
+    print(terminal.inert(heading) + "\n")
     print(tables.render_scores([(file.name, benchmark.score(answers))]))
     return errors.COMPLETE
 
@@ -137,7 +122,7 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
         key=lambda e: names.index(e["setting"]),
     )
     asked = aggregate.over_seeds(entries)
-    print(_heading(benchmark, config, entries, outcome))
+    print(terminal.inert(_heading(benchmark, config, entries, outcome)) + "\n")
     print(tables.render(entries, benchmark.splits))
     said = [{**entry, **entry["per_token"]} for entry in entries if "per_token" in entry]
     if said:
@@ -146,7 +131,7 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
     print("\n" + tables.render_scores([(e["setting"], e["scores"]) for e in entries]))
     if asked:
         print("\n" + tables.render_over_seeds(asked))
-    print(f"\n{config.out.rstrip('/')}/{aggregate.RESULTS}")
+    print("\n" + terminal.inert(f"{config.out.rstrip('/')}/{aggregate.RESULTS}"))
     return errors.FAILED_ROWS if outcome.failed else errors.COMPLETE
 
 
@@ -168,5 +153,5 @@ def _heading(
     return (
         f"{benchmark.name}: {rows} rows on {pictures} pictures; model {config.model}, "
         f"data {entries[0]['source']}; {entries[0]['route']}, {asked}; "
-        f"mode {config.mode}: {how}; {state}{failed}\n"
+        f"mode {config.mode}: {how}; {state}{failed}"
     )

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import logging
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 import calibration.report
 from experiments import logs
-from experiments.harness import errors
+from experiments.harness import errors, program, terminal
 from experiments.reporting import evaluation, tables
 from llava_jax import atomic
 
@@ -34,21 +33,18 @@ def start() -> None:
         "mode", "default", ["default", "paper"], "resample what belongs together, or single rows"
     )
     out = flags.DEFINE_string("json", None, "file for the numbers (default: none)")
-    app.run(
-        lambda argv: errors.exit_code(lambda: _main(argv, str(spec.value), mode.value, out.value))
-    )
+    program.run(lambda: _main(str(spec.value), mode.value, out.value))
 
 
-def _main(argv: Sequence[str], spec: str, mode: str, out: str | None) -> None:
+def _main(spec: str, mode: str, out: str | None) -> None:
     """Print the tables of what the flags name, and write the file."""
-    errors.refuse_arguments(argv)
     rows = logs.read(spec)
     entry = evaluate(rows, "paper" if mode == "paper" else "default")
-    print(_heading(rows, entry) + "\n")
+    print(terminal.inert(_heading(rows, entry)) + "\n")
     print(tables.render([entry], rows.splits))
     if out:
         atomic.write(pathlib.Path(out), {"source": rows.source, **entry})
-        print(f"\n{out}")
+        print("\n" + terminal.inert(out))
 
 
 def evaluate(rows: logs.Rows, mode: calibration.report.Mode) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 import calibration
-from experiments.harness import errors
+from experiments.harness import program, terminal
 from experiments.reporting import curves, figures
 
 _POINTS, _ECE = "{:+.1f} [{:+.1f}, {:+.1f}]", "{:+.3f} [{:+.3f}, {:+.3f}]"
@@ -28,12 +28,11 @@ def start() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     run = flags.DEFINE_string("run", "runs/pope", "run folder with finished settings")
     out = flags.DEFINE_string("out", None, "figure, without suffix (default: <run>/curves)")
-    app.run(lambda argv: errors.exit_code(lambda: _main(argv, run.value, out.value)))
+    program.run(lambda: _main(run.value, out.value))
 
 
-def _main(argv: Sequence[str], run: str, out: str | None) -> None:
+def _main(run: str, out: str | None) -> None:
     """Report what the flags name."""
-    errors.refuse_arguments(argv)
     report(pathlib.Path(run), pathlib.Path(out or pathlib.Path(run) / "curves"))
 
 
@@ -52,7 +51,7 @@ def report(run: pathlib.Path, out: pathlib.Path) -> None:
     print("\n".join(_table(found)))
     print("\n" + "\n".join([*_extremes(found), *_alphas(found)]))
     files = figures.budget_curves(found, out)
-    print("\n" + "\n".join(map(str, files)))
+    print("\n" + "\n".join(terminal.inert(str(file)) for file in files))
 
 
 def _table(found: curves.Curves) -> Iterator[str]:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import datetime
 import pathlib
-from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from experiments import exports
 from experiments.exports import finished
-from experiments.harness import errors
+from experiments.harness import errors, program, terminal
 
 
 def start() -> None:
@@ -32,8 +31,7 @@ def start() -> None:
     date = flags.DEFINE_string("date", None, "of the log, ISO 8601 (default: the last record's)")
     allow_failed = flags.DEFINE_bool("allow_failed", False, "export although answers are missing")
 
-    def main(argv: Sequence[str]) -> None:
-        errors.refuse_arguments(argv)
+    def main() -> None:
         write = exports.writer(str(to.value))
         found = finished.read(
             pathlib.Path(str(run.value)),
@@ -41,9 +39,10 @@ def start() -> None:
             when=_date(date.value),
             allow_failed=bool(allow_failed.value),
         )
-        print(f"{write(found)}: {len(found.rows)} answers of {found.benchmark.name}, {found.name}")
+        written, name = write(found), found.benchmark.name
+        print(terminal.inert(f"{written}: {len(found.rows)} answers of {name}, {found.name}"))
 
-    app.run(lambda argv: errors.exit_code(lambda: main(argv)))
+    program.run(main)
 
 
 def _date(text: str | None) -> datetime.datetime | None:

@@ -10,12 +10,11 @@ towers see, in the tables of the model card. Exit codes: 0 done, 1 usage, 2 mode
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 import llava_jax
-from experiments.harness import errors
+from experiments.harness import errors, program, refusals
 from experiments.training import card, examination
 
 flags.DEFINE_string("model", None, "folder of the model; the embedded one if not given")
@@ -24,17 +23,17 @@ flags.DEFINE_integer("scenes", examination.COUNT, "per world", lower_bound=1)
 flags.DEFINE_string("out", "runs/measure_pocket", "folder for pictures and hidden states")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Read the flags, measure and print."""
-    errors.refuse_arguments(argv)
     values = flags.FLAGS
     folder = pathlib.Path(values.model or pathlib.Path(llava_jax.__file__).parent / "pocket")
     work = pathlib.Path(values.out)
     if unknown := [world for world in values.worlds if world not in examination.UNSEEN]:
         raise errors.UsageError(f"--worlds={unknown[0]}: known are {', '.join(examination.UNSEEN)}")
+    refusals.refuse_unwritable("out", values.out)
     try:
         model = examination.load(folder)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise errors.InputError(f"--model={folder}: {error}") from None
     measured = {w: examination.examine(model, w, values.scenes, work) for w in values.worlds}
     print(card.tables(measured))
@@ -42,4 +41,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it does not find
-    app.run(lambda argv: errors.exit_code(lambda: main(argv)))
+    program.run(main)

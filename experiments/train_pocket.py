@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments.harness import errors
+from experiments.harness import errors, program, refusals
 from experiments.training import caption_stage, card, examination, export, recipe
 from experiments.training.loop import DivergedError, Journal
+from llava_jax import atomic
 
 flags.DEFINE_string("out", None, "folder for pictures, checkpoints and log.jsonl")
 flags.DEFINE_string("export", None, "folder that receives the finished model")
-flags.DEFINE_integer("seed", 0, "of weights and batches", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "of weights and batches", 0, 2**32 - 1)
 flags.DEFINE_integer(
     "pictures", 4000, "training scenes of the tower, and as many of the decoder", lower_bound=32
 )
@@ -59,13 +59,16 @@ def _train(plan: recipe.Plan, target: str | None) -> None:
     }
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     text = card.card(plan, count, examination.COUNT, journal.minutes(), measured)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    atomic.write(folder / "README.md", text)
     journal.write(exported=target, measured=measured)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Read the flags and train."""
-    errors.refuse_arguments(argv)
+    folders = {"out": flags.FLAGS.out, "export": flags.FLAGS.export}
+    for name, folder in folders.items():
+        if folder is not None:
+            refusals.refuse_unwritable(name, folder)
     names = ("seed", "pictures", *_STEPS)
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     try:
@@ -76,5 +79,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it closes
-    resume = "the same command resumes"
-    app.run(lambda argv: errors.exit_code(lambda: main(argv), resume=resume))
+    program.run(main, resume="the same command resumes")

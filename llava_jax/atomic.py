@@ -23,7 +23,9 @@ def write(file: pathlib.Path, content: str | bytes | Mapping[str, Any]) -> None:
     if isinstance(content, Mapping):
         content = json.dumps(content, indent=2, allow_nan=False) + "\n"
     with writing(file) as handle:
-        handle.write(content.encode() if isinstance(content, str) else content)
+        # Names of files that are no UTF-8 come back as they were.
+        text = isinstance(content, str)
+        handle.write(content.encode("utf-8", "surrogateescape") if text else content)
 
 
 @contextlib.contextmanager

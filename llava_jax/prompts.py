@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from llava_jax import diagnosis
-from llava_jax.checkpoint import digests
+from llava_jax import diagnosis, sums
 
 _SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -210,5 +209,5 @@ def _read(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:
 def _digest(file: pathlib.Path, content: bytes) -> str:
     """Return the sha256 of a file of a model's folder, which may say what it should be."""
     found = hashlib.sha256(content).hexdigest()
-    digests.verify(file.parent, {file: found})
+    sums.verify(file.parent, {file: found})
     return found

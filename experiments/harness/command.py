@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
+import jax
 from absl import logging
 
 from experiments.harness import (
@@ -211,6 +213,12 @@ def _processes(work: Work, keys: Set[str]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def _computed_by() -> dict[str, str]:
+    """Return what the last bits of a result depend on, other than the model and the picture."""
+    xla = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    return xla | {"jaxlib": jax.lib.__version__, "device": jax.local_devices()[0].device_kind}
+
+
 def _reads_clip(setting: Setting) -> bool:
     """Return whether a setting's pruner compares the picture with the question."""
     return "relevance" in setting.pruner.needs
@@ -220,6 +228,7 @@ def _cache(config: RunConfig, run: Mapping[str, Any]) -> FeatureCache:
     """Return the cache of vision outputs for this model, dtype and preprocessing."""
     names = ("weights", "dtype", "preprocessing")
     own = {name: run[name] for name in names} | {"vision": run["model"]["vision"]}
+    own |= {"computed_by": _computed_by()}
     folder = pathlib.Path(config.cache) / "features"
     return FeatureCache(folder, int(config.cache_gib * 2**30), own)
 

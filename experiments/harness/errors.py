@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+
+from absl import flags
+
+from experiments.harness import terminal
+
+flags.disclaim_key_flags()  # as in harness.flags
 
 COMPLETE, USAGE, REFUSED, FAILED_ROWS, INTERRUPTED, CTRL_C = 0, 1, 2, 3, 75, 130
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -25,16 +31,6 @@ class InterruptedRunError(Exception):
     """The run was stopped between two batches and can be resumed."""
 
 
-def refuse_arguments(argv: Sequence[str]) -> None:
-    """Refuse what is left of a command line when its flags are taken out.
-
-    Raises:
-        UsageError: anything is.
-    """
-    if len(argv) > 1:
-        raise UsageError(f"unexpected argument {argv[1]!r}; flags look like --name=value")
-
-
 def exit_code(body: Callable[[], int | None], *, resume: str = "") -> int:
     """Run a program's body; every expected ending is one line on stderr.
 
@@ -45,6 +41,7 @@ def exit_code(body: Callable[[], int | None], *, resume: str = "") -> int:
     Returns:
         The exit code.
     """
+    terminal.say_anything()
     after = f"; {resume}" if resume else ""
     try:
         return body() or COMPLETE
@@ -61,6 +58,8 @@ def exit_code(body: Callable[[], int | None], *, resume: str = "") -> int:
         return COMPLETE
     except MemoryError:
         return end(f"out of memory of this machine{after}", INTERRUPTED)
+    except UnicodeError as error:  # a name that the locale has no bytes for
+        return end(f"refused: {error}; PYTHONUTF8=1 in the environment makes names UTF-8", REFUSED)
     except OSError as error:
         if error.errno in NO_SPACE:
             return end(f"no space left: {error}{after}", INTERRUPTED)
@@ -69,17 +68,14 @@ def exit_code(body: Callable[[], int | None], *, resume: str = "") -> int:
 
 def end(line: str, code: int) -> int:
     """Say how the run ended, in one line that no terminal obeys, and return the code."""
-    print(inert(line), file=sys.stderr)
+    print(last_line(line), file=sys.stderr)
     return code
 
 
-def inert(text: str) -> str:
-    """Return a text whose control characters, and marks of direction, are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def last_line(text: str, resume: str = "") -> str:
+    """Return the one line that a run ends with; what no one would read to its end is cut."""
+    return _LONG.sub(r"\1…\2", terminal.inert(f"{text}; {resume}" if resume else text))
 
 
-def say_anything() -> None:
-    """Let stdout and stderr escape what their encoding has no letter for."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+_LONG = re.compile(r"(\S{500})\S{500,}(\S{500})")
+"""A word that nobody would read to its end."""

@@ -39,6 +39,17 @@ class _List(flags.ArgumentParser):
         return self.syntactic_help
 
 
+class _Size(flags.FloatParser):
+    """Parse a finite number that is not negative."""
+
+    def __init__(self):
+        super().__init__(lower_bound=0.0)
+
+    def convert(self, argument: str | float) -> float:
+        """Return the number."""
+        return _finite(str(argument))
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -93,8 +104,9 @@ def define(benchmark: Benchmark) -> None:
     flags.DEFINE_bool("offline", False, "open no network connection")
     flags.DEFINE_bool("dry_run", False, "print the plan and its costs, and stop")
     flags.DEFINE_string("cache", _cache_folder(), "folder of programs and features; may be deleted")
-    flags.DEFINE_float(
-        "cache_gib", 8.0, "of vision features kept there; 0 keeps none", lower_bound=0.0
+    flags.DEFINE(
+        *(_Size(), "cache_gib", 8.0, "of vision features kept there; 0 keeps none"),
+        serializer=flags.ArgumentSerializer(),
     )
 
 
@@ -181,12 +193,15 @@ def run_config(benchmark: Benchmark) -> RunConfig:
     """Return what the parsed flags of a benchmark's command line say.
 
     Raises:
-        UsageError: a pruner that does not exist.
+        UsageError: a pruner that does not exist, or an empty name of a file or folder.
     """
     for name in _flat("pruner"):
         if name not in pruners.hyperparameters():
             known = ", ".join(pruners.hyperparameters())
             raise UsageError(f"--pruner={name} does not exist; known: {known}")
+    for name in _PLACES:
+        if _value(name) == "":
+            raise UsageError(f"--{name}= is empty; without the flag it is {FLAGS[name].default}")
     given = {name: _flat(name) for name in _hyperparameters() if _value(name)}
     return RunConfig(
         pruners=_flat("pruner"),
@@ -214,6 +229,10 @@ _PLAIN = (
         "cache_gib",
     ),
 )
+
+
+_PLACES = ("model", "data", "clip", "predictions", "out", "cache")
+"""Flags that name a file or folder: an empty one would be this folder."""
 
 
 def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:

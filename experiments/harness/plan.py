@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from experiments.harness import accounts, memory
+from experiments.harness import accounts, memory, terminal
 from experiments.harness.batching import ImageGroup
 from experiments.harness.grid import Setting
 from experiments.harness.source import Source
@@ -93,8 +93,11 @@ def describe(plan: Plan, grid: Sequence[Setting], source: Source, name: str) -> 
     rows = sum(map(len, questions))
     lengths = [len(ids) for ids in plan.suffixes.values()]
     need = memory.estimate(plan, grid, source, plan.images_per_batch)
+    pictures = len(plan.groups)
     lines = [
-        f"{name}: {rows} rows, {len(questions)} distinct questions, {len(plan.groups)} pictures",
+        terminal.inert(
+            f"{name}: {rows} rows, {len(questions)} distinct questions, {pictures} pictures"
+        ),
         f"tokens: {len(plan.prompt_ids)} before the picture, once; {len(plan.common_ids)} that all "
         f"questions begin with, once a picture; {min(lengths)}-{max(lengths)} of each question",
         f"{len(plan.batches)} batches of {plan.images_per_batch} pictures; {source.dtype}",

@@ -19,7 +19,6 @@ from experiments.harness.errors import InputError
 from experiments.scoring.answer import Answer
 from llava_jax import atomic
 
-
 _SHA256 = re.compile("[0-9a-f]{16,64}")
 
 

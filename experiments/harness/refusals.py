@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import tempfile
 from collections.abc import Sequence
 
 from experiments.harness import objects
 from experiments.harness.benchmark import Benchmark, Dataset
 from experiments.harness.config import RunConfig
-from experiments.harness.errors import InputError, UsageError
+from experiments.harness.errors import NO_SPACE, InputError, UsageError
 from experiments.harness.grid import Setting
 from experiments.harness.source import Source
 
@@ -17,6 +20,7 @@ def refuse_place(config: RunConfig) -> None:
 
     Raises:
         UsageError: flags that do not go together.
+        InputError: nothing can be written there.
     """
     if config.process_id >= config.num_processes:
         raise UsageError(
@@ -25,6 +29,33 @@ def refuse_place(config: RunConfig) -> None:
         )
     if config.offline and objects.is_url(config.out):
         raise UsageError(f"--out={config.out} needs a connection, which --offline forbids")
+    if not config.dry_run and not objects.is_url(config.out):
+        refuse_unwritable("out", config.out)
+
+
+def refuse_unwritable(flag: str, folder: str) -> None:
+    """Refuse a folder that cannot be made or written into; make none.
+
+    Args:
+        flag: that names it.
+        folder: to be made later.
+
+    Raises:
+        UsageError: it has no name.
+        InputError: it is a file, below one, or nothing can be written there.
+    """
+    if not folder:
+        raise UsageError(f"--{flag}= is empty; it names a folder")
+    path = pathlib.Path(folder).absolute()
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise InputError(f"--{flag}={folder} cannot be made: {there} is no folder")
+    try:
+        pathlib.Path(tempfile.mkdtemp(dir=there)).rmdir()
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise InputError(f"--{flag}={folder}: nothing can be written in {there}: {error}") from None
 
 
 def new_tokens(benchmark: Benchmark, config: RunConfig) -> int | None:

@@ -73,12 +73,3 @@ class Stop:
 
 def _wait(number: int, frame: FrameType | None) -> None:
     """Do nothing: the thread knows."""
-
-
-def raise_on_sigterm() -> None:
-    """Make SIGTERM an exception wherever no batch is waited for, as Ctrl-C is one."""
-    signal.signal(signal.SIGTERM, _raise)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise InterruptedRunError("stopped by SIGTERM")

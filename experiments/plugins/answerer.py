@@ -109,7 +109,7 @@ class Answerer:
             folder.seal()
             found = records.read_records(folder.path)
             if missing := [question.key for question in asked if question.key not in found]:
-                reasons = (folder.path / "failures-00000-of-00001.jsonl").read_text()
+                reasons = (folder.path / "failures-00000-of-00001.jsonl").read_text("utf-8")
                 raise InputError(f"{missing[0]} could not be answered: {reasons.splitlines()[-1]}")
         return found
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,10 +23,12 @@ import jax.numpy as jnp
 import calibration
 from experiments.harness import records
 from experiments.harness.errors import InputError
+from experiments.harness.terminal import inert
 from experiments.reporting import predictions
 
 NUM_BINS, NUM_RESAMPLES = 15, 1000
 _FULL = "none"  # the pruner that keeps everything
+_PRUNER = re.compile(r"\w[\w.-]*")
 _NOT_THE_METHOD = ("pruner", "budget", "seed")
 
 
@@ -136,9 +140,23 @@ def _read_run(folder: pathlib.Path) -> dict[str, Any]:
     """Return the parts of a run.json that are used here."""
     try:
         run = predictions.read_run(folder)
-        return {name: run[name] for name in ("identity", "setting")}
-    except (OSError, ValueError, KeyError, TypeError):
+        found = {name: run[name] for name in ("identity", "setting")}
+        _check_setting(found["setting"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{folder / records.RUN} does not describe a setting") from None
+    return found
+
+
+def _check_setting(setting: Mapping[str, Any]) -> None:
+    """Raise ValueError if a setting is not as the harness writes it, so that it can be shown.
+
+    Its words go into a table, a figure and a CSV file: they are printable, and a pruner's name is
+    no formula.
+    """
+    number = type(setting["budget"]) is int and type(setting["seed"]) in (int, types.NoneType)
+    words = all(f"{name}={value}".isprintable() for name, value in setting.items())
+    if not (number and words and _PRUNER.fullmatch(setting["pruner"])):
+        raise ValueError(f"{setting} is no setting")
 
 
 def _refuse_another_run(
@@ -254,7 +272,7 @@ def _method(setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -
 
 def _name(full: pathlib.Path, run: Mapping[str, Any]) -> str:
     """Say which benchmark, model and data it was; the names are in the setting's flags."""
-    lines = (full / "flags.txt").read_text().splitlines()
+    lines = (full / "flags.txt").read_text("utf-8", "replace").splitlines()
     flags = {name: value for name, _, value in (line.partition("=") for line in lines)}
     model, data = (pathlib.PurePath(flags.get(name, "?")).name for name in ("--model", "--data"))
-    return f"{run['identity']['benchmark']}: model {model}, data {data}"
+    return inert(f"{run['identity']['benchmark']}: model {model}, data {data}")

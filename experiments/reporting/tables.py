@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.harness.terminal import inert
+
 # (heading, metric, factor, digits): the paper's columns, accuracy and overconfidence in points.
 COLUMNS = (
     ("acc %", "accuracy", 100, 1),
@@ -57,6 +59,7 @@ def _tokens(entry: Mapping[str, Any]) -> str:
 
 def _align(lines: Sequence[Sequence[str]]) -> str:
     """Pad cells to columns, the first to the left and the others to the right."""
+    lines = [[inert(cell) for cell in line] for line in lines]  # names may be a stranger's
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = []
     for first, *others in lines:

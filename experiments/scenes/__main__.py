@@ -8,14 +8,13 @@ Pictures of the validation world: the test world is for testing.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 from experiments import scenes
-from experiments.harness import errors
+from experiments.harness import errors, program
 
 flags.DEFINE_string("out", None, "picture file to write", required=True)
 flags.DEFINE_integer("first", 0, "index of the first scene", lower_bound=0)
@@ -34,14 +33,15 @@ def sheet(first: int, rows: int, columns: int) -> np.ndarray:
     return np.vstack(lines)[:-_GAP, :-_GAP]
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Read the flags and write the picture."""
-    errors.refuse_arguments(argv)
     out = pathlib.Path(flags.FLAGS.out)
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise errors.UsageError(f"--out={out} does not end as pictures do, such as .jpg")
     out.parent.mkdir(parents=True, exist_ok=True)
     values = flags.FLAGS
     Image.fromarray(sheet(values.first, values.rows, values.columns)).save(out, quality=88)
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: errors.exit_code(lambda: main(argv)))
+    program.run(main)

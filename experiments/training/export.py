@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from experiments.training import captions, tokenizer
 from experiments.training.examination import CLIP
-from llava_jax import images
+from llava_jax import atomic, images, sums
 from llava_jax.checkpoint import huggingface, rules
 from llava_jax.clip_config import ClipConfig, clip_to_hf
 from llava_jax.config import LlavaConfig
@@ -128,12 +127,12 @@ def write(
         clip_cfg: its shapes.
     """
     huggingface.save(folder, params, config_json(cfg), np.float16)
-    tokenizer.build().save(str(folder / "tokenizer.json"))
+    atomic.write(folder / "tokenizer.json", tokenizer.build().to_str(pretty=True))
     clip = folder / CLIP
     # Its patches are like the text that names what they show; OpenAI's are not.
     content = clip_to_hf(clip_cfg) | {"relevant_patches": "similar"}
     huggingface.save(clip, dual, content, np.float16, rules.CLIP)
-    captions.tokenizer().save(str(clip / "tokenizer.json"))
+    atomic.write(clip / "tokenizer.json", captions.tokenizer().to_str(pretty=True))
     files = {
         folder / "tokenizer_config.json": tokenizer_json(),
         folder / "preprocessor_config.json": preprocessor_json(cfg),
@@ -141,4 +140,6 @@ def write(
         clip / "preprocessor_config.json": preprocessor_json(cfg),
     }
     for file, contents in files.items():
-        file.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+        atomic.write(file, contents)
+    for place in (folder, clip):
+        sums.write(place, [place / "model.safetensors", place / "tokenizer.json"])

@@ -21,7 +21,7 @@ from experiments.training.optimiser import optimiser
 from experiments.training.pictures import Pool, pool, window
 from experiments.training.question_stage import Weights
 from experiments.training.teaching import LONG, SHORT, block
-from llava_jax import config
+from llava_jax import atomic, config
 
 CFG = config.pocket()
 HELD_OUT = 128  # validation scenes behind every measurement during training
@@ -69,7 +69,7 @@ class Plan:
         mine, file = fields | {"scenes": scenes.VERSION}, self.out / "plan.json"
         self.out.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            file.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+            atomic.write(file, mine)
         begun = json.loads(file.read_text(encoding="utf-8"))
         if names := [name for name in mine if begun.get(name) != mine[name]]:
             told = ", ".join(f"{name} {begun.get(name)} there, {mine[name]} here" for name in names)

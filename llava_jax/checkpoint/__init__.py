@@ -26,7 +26,7 @@ __all__ = [
 
 read_config = huggingface.read_config
 read_clip_config = huggingface.read_clip_config
-digest = digests.of_folder
+digest = digests.digest
 load_clip = huggingface.load_clip
 
 

@@ -1,25 +1,15 @@
-"""Whether a model's files have the bits that its folder says they have.
-
-Two sources say so: a file ``SHA256SUMS`` in the format of coreutils, and the hub's local cache,
-where a file is a link to one that is called by the sha256 of its content.
-"""
+"""A checkpoint's weight files, and whether they are what their folder says they are."""
 
 from __future__ import annotations
 
 import hashlib
 import pathlib
-import re
-from collections.abc import Iterable, Mapping
 
-from llava_jax import atomic
+from llava_jax import sums
 from llava_jax.checkpoint import tensors
 
-NAME = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
-
-def of_folder(folder: pathlib.Path) -> str:
+def digest(folder: pathlib.Path) -> str:
     """Return a sha256 over the names and bytes of a checkpoint's weight files.
 
     Raises:
@@ -27,74 +17,17 @@ def of_folder(folder: pathlib.Path) -> str:
         ValueError: a file is not what the folder says it is.
     """
     converted = tensors.is_converted(folder)
-    found = {file: of_file(file) for file in (_all if converted else tensors.files)(folder)}
-    verify(folder, found)
-    if converted and (absent := _listed(folder).keys() - {_name(folder, file) for file in found}):
-        raise ValueError(f"{folder / NAME} lists {min(absent)}, which is not there")
+    files = (_converted if converted else tensors.files)(folder)
+    found = {file: sums.of_file(file) for file in files}
+    sums.verify(folder, found)
+    if converted and (absent := sums.absent(folder)):
+        raise ValueError(f"{folder / sums.NAME} lists {absent[0]}, which is not there")
     total = hashlib.sha256()
     for file, sha256 in found.items():
         total.update(f"{file.relative_to(folder)} {sha256}\n".encode())
     return total.hexdigest()
 
 
-def of_file(file: pathlib.Path) -> str:
-    """Return the sha256 of a file's content."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def verify(folder: pathlib.Path, found: Mapping[pathlib.Path, str]) -> None:
-    """Compare files with what their folder says of them.
-
-    Args:
-        folder: of the model.
-        found: file of the folder → its sha256.
-
-    Raises:
-        ValueError: some differ, which are named; or ``SHA256SUMS`` is not a list of sums.
-    """
-    listed = _listed(folder)
-    wrong = []
-    for file, sha256 in found.items():
-        claims = {NAME: listed.get(_name(folder, file)), "the hub": _blob(file)}
-        for who, right in claims.items():
-            if right and right != sha256:
-                wrong.append(f"{file} has sha256 {sha256[:12]}…, {who} says {right[:12]}…")
-    if wrong:
-        raise ValueError(f"{'; '.join(wrong)}: its bits have changed, fetch it anew")
-
-
-def write(folder: pathlib.Path, files: Iterable[pathlib.Path]) -> None:
-    """Write ``SHA256SUMS`` about files of a folder; ``sha256sum -c`` reads it too."""
-    sums = sorted((_name(folder, file), of_file(file)) for file in files)
-    atomic.write(folder / NAME, "".join(f"{sha256}  {name}\n" for name, sha256 in sums))
-
-
-def _all(folder: pathlib.Path) -> list[pathlib.Path]:
+def _converted(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the files of a converted checkpoint."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / NAME)
-
-
-def _name(folder: pathlib.Path, file: pathlib.Path) -> str:
-    return file.relative_to(folder).as_posix()
-
-
-def _listed(folder: pathlib.Path) -> dict[str, str]:
-    """Return name → sha256 as the folder's list has it; nothing without a list."""
-    file = folder / NAME
-    if not file.is_file():
-        return {}
-    found = {}
-    for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
-        if not (parts := _LINE.fullmatch(line)):
-            raise ValueError(f"{file} line {number} is not '<sha256>  <file>': {line[:80]!r}")
-        found[pathlib.PurePosixPath(parts[2]).as_posix()] = parts[1].lower()
-    return found
-
-
-def _blob(file: pathlib.Path) -> str | None:
-    """Return the sha256 that a file of the hub's cache is stored under; small ones have none."""
-    if not file.is_symlink():
-        return None
-    blob = file.resolve()
-    return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / sums.NAME)

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from llava_jax import atomic
+from llava_jax import atomic, sums
 from llava_jax.checkpoint import digests, finite, huggingface, tensors
 from llava_jax.config import LlavaConfig
 
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _SMALL_FILES += ("preprocessor_config.json",)
-_NAMES = "|".join(map(re.escape, (*_SMALL_FILES, digests.NAME, tensors.CONVERTED)))
+_NAMES = "|".join(map(re.escape, (*_SMALL_FILES, sums.NAME, tensors.CONVERTED)))
 _OWN = re.compile(rf"{tensors.PARAMS}.*|{_NAMES}|\.({_NAMES})\.[0-9a-f]{{8}}")
 """Names of what a conversion writes, whole or cut short."""
 
@@ -45,7 +45,7 @@ def convert(src: pathlib.Path, dst: pathlib.Path, dtype: Any) -> dict[str, Any]:
     left = list(dst.iterdir()) if dst.exists() else []
     if not all(_OWN.fullmatch(path.name) for path in left):
         raise FileExistsError(f"{dst} holds other files; name a new folder")
-    source = digests.of_folder(src)
+    source = digests.digest(src)
     params = huggingface.load(src, huggingface.read_config(src), dtype)
     for path in left:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -57,7 +57,7 @@ def convert(src: pathlib.Path, dst: pathlib.Path, dtype: Any) -> dict[str, Any]:
         checkpointer.save((dst / tensors.PARAMS).absolute(), params)
     for path in (dst / tensors.PARAMS).rglob("*"):
         atomic.sync(path)
-    digests.write(dst, (path for path in dst.rglob("*") if path.is_file()))
+    sums.write(dst, (path for path in dst.rglob("*") if path.is_file()))
     record = {
         "format": 1,
         "dtype": str(jax.tree.leaves(params)[0].dtype),

@@ -2,37 +2,8 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 
-import pytest
 import safetensors.numpy
-
-from llava_jax import testing
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    testing.write_checkpoint(folder)
-    return folder
-
-
-def start(folder, *flags):
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.pope", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
-    )
-
-
-def finish(process, timeout=300):
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
 
 
 def last_line(text):
@@ -46,70 +17,46 @@ def record_digests(out):
     }
 
 
-@pytest.mark.parametrize(
-    ("flags", "code", "named"),
-    [
-        (["--pruner=scoop"], 1, "scoop"),
-        (["--prunr=scope"], 1, "prunr"),
-        (["--pruner=scope", "--alpha=nan"], 1, "nan"),
-        (["--pruner=random", "--alpha=0"], 1, "scope"),
-        (["--budget=0", "--pruner=scope"], 1, "--budget=0"),
-        (["--budget=12,,3"], 1, "empty value"),
-        (["extra"], 1, "extra"),
-        (["--model=/nowhere/at/all"], 2, "/nowhere/at/all"),
-        (["--data=nowhere"], 2, "nowhere"),
-        (["--out=/proc/runs"], 2, "/proc/runs"),
-    ],
-)
-def test_wrong_flags_end_in_one_clear_line(tmp_path, flags, code, named):
-    got, out, err = finish(start(tmp_path, "--limit=1", *flags))
-    assert got == code, err
-    assert named in err
-    assert "Traceback" not in err
-    assert not out
-    assert not list(tmp_path.rglob("SEALED"))
-
-
-def test_a_checkpoint_with_a_missing_tensor_is_refused(tmp_path, tiny):
+def test_a_checkpoint_with_a_missing_tensor_is_refused(tmp_path, command, tiny):
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((tiny / name).read_bytes())
     weights = safetensors.numpy.load_file(tiny / "model.safetensors")
     weights.pop("multi_modal_projector.linear_1.bias")
     safetensors.numpy.save_file(weights, tmp_path / "model.safetensors")
-    code, _, err = finish(start(tmp_path, f"--model={tmp_path}", "--limit=1"))
+    code, _, err = command(tmp_path, f"--model={tmp_path}", "--limit=1")
     assert code == 2
     assert "missing tensor multi_modal_projector.linear_1.bias" in last_line(err)
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("SEALED"))
 
 
-def test_a_truncated_picture_is_refused(tmp_path, tiny, fixtures_dir):
+def test_a_truncated_picture_is_refused(tmp_path, command, tiny, fixtures_dir):
     data = fixtures_dir / "broken" / "pope_truncated_image"
-    code, _, err = finish(start(tmp_path, f"--model={tiny}", f"--data={data}"))
+    code, _, err = command(tmp_path, f"--model={tiny}", f"--data={data}")
     assert code == 2
     assert "cannot be decoded" in last_line(err)
     assert not list(tmp_path.rglob("SEALED"))
-    code, _, err = finish(start(tmp_path, f"--model={tiny}", f"--data={data}", "--allow_failed"))
+    code, _, err = command(tmp_path, f"--model={tiny}", f"--data={data}", "--allow_failed")
     assert code == 3
     assert "Traceback" not in err
     assert "no row was answered" in err
 
 
-def test_a_run_its_table_and_the_same_command_again(tmp_path, tiny, fixtures_dir):
+def test_a_run_its_table_and_the_same_command_again(tmp_path, command, tiny, fixtures_dir):
     flags = [f"--model={tiny}", f"--data={fixtures_dir / 'raw' / 'pope'}", "--budget=4"]
     flags += ["--pruner=scope", "--alpha=0"]
-    code, out, err = finish(start(tmp_path, *flags))
+    code, out, err = command(tmp_path, *flags)
     assert code == 0, err
     assert "scope_k4_alpha0_gamma1_multiply" in out
     results = json.loads((tmp_path / "runs" / "pope" / "results.json").read_text())
     assert [entry["pruner"] for entry in results["settings"]] == ["none", "scope"]
     before = record_digests(tmp_path / "runs" / "pope")
-    code, again, err = finish(start(tmp_path, *flags))
+    code, again, err = command(tmp_path, *flags)
     assert code == 0, err
     assert "complete, nothing to do" in again
     assert again.split("\n", 1)[1] == out.split("\n", 1)[1]
     assert record_digests(tmp_path / "runs" / "pope") == before
     flagfile = tmp_path / "runs" / "pope" / "scope_k4_alpha0_gamma1_multiply" / "flags.txt"
-    code, third, err = finish(start(tmp_path, f"--flagfile={flagfile}"))
+    code, third, err = command(tmp_path, f"--flagfile={flagfile}")
     assert code == 0, err
     assert third == again

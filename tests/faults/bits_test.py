@@ -14,8 +14,8 @@ import pytest
 
 from experiments.harness import source
 from experiments.harness.errors import InputError
-from llava_jax import checkpoint, prompts
-from llava_jax.checkpoint import digests, store, tensors
+from llava_jax import checkpoint, prompts, sums
+from llava_jax.checkpoint import store, tensors
 
 WEIGHTS = "model.safetensors"
 HTML = b"<!DOCTYPE html>\n<html></html>\n"
@@ -42,9 +42,9 @@ def test_a_flipped_bit_is_refused_where_somebody_says_what_is_right(folder, time
     blobs.mkdir()
     snapshot = folder / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
-    digests.write(folder, [folder / WEIGHTS, folder / "tokenizer.json"])
+    sums.write(folder, [folder / WEIGHTS, folder / "tokenizer.json"])
     for name in (WEIGHTS, "tokenizer.json"):
-        blob = blobs / digests.of_file(folder / name)
+        blob = blobs / sums.of_file(folder / name)
         shutil.copyfile(folder / name, blob)
         (snapshot / name).symlink_to(blob)
     shutil.copyfile(folder / "config.json", blobs / ("1" * 40))  # a small one, by its git sha1
@@ -71,15 +71,15 @@ def test_a_flipped_bit_is_refused_where_somebody_says_what_is_right(folder, time
 
 
 def test_a_list_of_sums_is_read_as_coreutils_reads_it(folder):
-    sums = digests.of_file(folder / WEIGHTS)
-    for line in (f"{sums}  {WEIGHTS}", f"{sums.upper()} *./{WEIGHTS}"):
+    right = sums.of_file(folder / WEIGHTS)
+    for line in (f"{right}  {WEIGHTS}", f"{right.upper()} *./{WEIGHTS}"):
         (folder / "SHA256SUMS").write_text(f"{line}\n{'0' * 64}  pytorch_model.bin\n")
         checkpoint.digest(folder)
     (folder / "SHA256SUMS").write_text(f"{'0' * 64}  {WEIGHTS}\n")
-    assert f"{WEIGHTS} has sha256 {sums[:12]}…, SHA256SUMS says 000000000000…" in refused(
+    assert f"{WEIGHTS} has sha256 {right[:12]}…, SHA256SUMS says 000000000000…" in refused(
         folder, source.Source.digest
     )
-    for content in (HTML.decode(), f"{sums[:63]}  {WEIGHTS}\n"):
+    for content in (HTML.decode(), f"{right[:63]}  {WEIGHTS}\n"):
         (folder / "SHA256SUMS").write_text(content)
         assert "SHA256SUMS line 1 is not '<sha256>  <file>'" in refused(
             folder, source.Source.digest
@@ -87,7 +87,7 @@ def test_a_list_of_sums_is_read_as_coreutils_reads_it(folder):
 
 
 def test_a_tokenizer_is_verified_too(folder):
-    digests.write(folder, [folder / "tokenizer.json"])
+    sums.write(folder, [folder / "tokenizer.json"])
     prompts.Tokenizer.from_folder(folder)
     prompts.ClipTokenizer.from_folder(folder / "clip")
     with (folder / "tokenizer.json").open("a") as handle:
@@ -130,7 +130,7 @@ def test_a_damaged_conversion_is_refused(folder, tmp_path, passed):
     passed("W1 orbax", f"{refusals} of {3 * len(kept)} damaged files refused")
 
 
-def sums(folder):
+def sums_of(folder):
     """Return the sha256 of everything a conversion decides; Orbax draws names of its files."""
     cfg = checkpoint.read_config(folder)
     leaves = jax.tree.leaves(checkpoint.load(folder, cfg, np.float32))
@@ -146,7 +146,7 @@ def test_a_conversion_that_is_killed(folder, tmp_path, times, passed):
     clean, rng, early = tmp_path / "clean", random.Random(0), 0
     begun = time.monotonic()
     store.convert(folder, clean, np.float32)
-    needed, want = time.monotonic() - begun, sums(clean)
+    needed, want = time.monotonic() - begun, sums_of(clean)
     for number in range(times):
         dst = tmp_path / f"killed-{number}"
         process = subprocess.Popen(
@@ -159,7 +159,7 @@ def test_a_conversion_that_is_killed(folder, tmp_path, times, passed):
         process.kill()
         process.wait()
         if tensors.is_converted(dst):
-            assert sums(dst) == want
+            assert sums_of(dst) == want
             continue
         early += 1
         with pytest.raises(FileNotFoundError, match=r"^no (config|model)"):
@@ -167,6 +167,6 @@ def test_a_conversion_that_is_killed(folder, tmp_path, times, passed):
         for name in (".config.json.0123abcd", ".SHA256SUMS.0123abcd"):
             (dst / name).write_text("cut sho")  # what a kill within a write leaves
         store.convert(folder, dst, np.float32)
-        assert sums(dst) == want
+        assert sums_of(dst) == want
         checkpoint.digest(dst)
     passed("K5", f"{times} kills, {early} before the end: absent or whole, then as a clean one")

@@ -23,8 +23,8 @@ import safetensors.numpy
 from experiments.harness import relevance, source
 from experiments.harness.errors import InputError
 from experiments.reading import counts, files, tables
-from llava_jax import checkpoint, diagnosis, images
-from llava_jax.checkpoint import digests, finite, huggingface, rules, store, tensors
+from llava_jax import checkpoint, diagnosis, images, sums
+from llava_jax.checkpoint import finite, huggingface, rules, store, tensors
 
 WEIGHTS = "model.safetensors"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 9\n" % (b"0" * 64)
@@ -134,7 +134,7 @@ def test_malformed_files_are_refused(folder, passed):
         assert re.search("not a valid safetensors file: .+|is a Git LFS", said), name
         count += 1
     file.write_bytes(content)
-    digests.write(folder, [file])
+    sums.write(folder, [file])
     source.find(str(folder), "float32", offline=True).load()
     whole = safetensors.numpy.load(content)
     key = min(whole)
