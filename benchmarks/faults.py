@@ -1,7 +1,7 @@
 """The fault suite in full, and its table.
 
-python -m benchmarks.faults                      # half an hour on two cores; writes faults.md
-python -m benchmarks.faults -k "torn or flipped" # some of it, printed only
+python -m benchmarks.faults -n 2                  # half an hour on two cores; writes faults.md
+python -m benchmarks.faults -k "torn or flipped"  # some of it, printed only
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     flags = ["tests/faults", "-q", "-m", "not few", *argv]
     code = int(pytest.main(flags, plugins=[found]))
     page = _page(found)
-    if argv:
+    if "-k" in argv:
         print(page)
     else:
         FILE.write_text(page, "utf-8")

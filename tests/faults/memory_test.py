@@ -48,7 +48,9 @@ def exhausted_calls(monkeypatch, numbers, message=FULL):
     return sizes
 
 
-@pytest.mark.parametrize("failures", [{1}, {2}, {1, 2, 3}, {2, 3}])
+@pytest.mark.parametrize(
+    "failures", [{1, 2, 3}, *(pytest.param(x, marks=pytest.mark.full) for x in ({1}, {2}, {2, 3}))]
+)
 def test_a_full_memory_halves_the_batch(small, monkeypatch, eight_a_batch, failures, caplog):
     """The answers are those of a run with one picture a batch, none twice and none missing."""
     with monkeypatch.context() as one:
@@ -90,6 +92,7 @@ def test_features_of_a_halved_batch_are_kept_under_their_own_picture(
             np.testing.assert_allclose(row.log_masses, others[key].log_masses, atol=LOG_MASS)
 
 
+@pytest.mark.full
 def test_halving_is_shown(small, monkeypatch, eight_a_batch, passed):
     sizes = exhausted_calls(monkeypatch, {1, 2, 3})
     assert run(small).answered

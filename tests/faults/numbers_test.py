@@ -98,6 +98,7 @@ def test_a_table_without_failed_rows_says_so(config, monkeypatch, capsys):
     assert (again.folders[0] / records.SEALED).is_file()
 
 
+@pytest.mark.full
 def test_a_text_that_is_not_finite_fails_alone(config, fixtures_dir, monkeypatch):
     """The probability of one word is enough."""
     data = str(fixtures_dir / "raw" / "gqa")

@@ -173,7 +173,7 @@ def eps():
 
 
 LOOK = """
-import json, pathlib, resource, sys, warnings
+import json, pathlib, re, sys, warnings
 from llava_jax import images
 warnings.simplefilter("ignore")
 found = {}
@@ -185,8 +185,10 @@ for file in map(pathlib.Path, json.load(sys.stdin)):
         found[file.name] = image.size
     except images.ImageError as error:
         found[file.name] = str(error)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"found": found, "peak": peak if sys.platform == "darwin" else 1024 * peak}))
+# Not getrusage: it begins with the memory of the process that started this one.
+status = pathlib.Path("/proc/self/status").read_text()
+peak = 1024 * int(re.search("VmHWM:\\s+([0-9]+)", status)[1])
+print(json.dumps({"found": found, "peak": peak}))
 """
 
 

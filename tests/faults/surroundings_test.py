@@ -323,6 +323,7 @@ def test_files_of_a_run_hold_no_control_characters(ordinary, tmp_path, passed):
 FORMULAS = ("=HYPERLINK(1)", "+1", "-1+1", "@SUM(1)", "\t=1", "\x1b[2J", "\u202e", "a\nb", "")
 
 
+@pytest.mark.full
 def test_a_strangers_words_are_no_formula(ordinary, tmp_path, capsys, passed):
     pytest.importorskip("matplotlib")
     run = tmp_path / "run"
