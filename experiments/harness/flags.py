@@ -158,6 +158,7 @@ def _define_answers(benchmark: Benchmark) -> None:
         *("max_new_tokens", None),
         f"of a generated answer (default: {benchmark.max_new_tokens})",
         lower_bound=1,
+        upper_bound=4096,  # the decoder's context
     )
     flags.DEFINE_enum(
         "prompt_style", "llava", ["llava", "lmms"], "whose words stand around a question"

@@ -52,6 +52,7 @@ class Case:
 
 USAGE = [
     # Flags that do not exist, and words that are no flags.
+    Case("gqa", "--max_new_tokens=99999999", 1, ("--max_new_tokens=99999999", "4096")),
     Case("pope", "--prunr=scope", 1, ("prunr", "Did you mean: pruner")),
     Case("gqa", "--limits=3", 1, ("limits", "Did you mean: limit")),
     Case("mme", "--colour=red", 1, ("Unknown command line flag 'colour'",)),

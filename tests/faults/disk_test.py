@@ -66,7 +66,7 @@ class FullDisk:
         return watched
 
 
-@pytest.mark.times(10, 1)
+@pytest.mark.times(16, 1)
 def test_a_disk_that_is_full_at_every_write(small, monkeypatch, capsys, times, passed):
     """Every ``times``-th place where a run waits for the disk, in turn."""
     disk = FullDisk(monkeypatch)

@@ -62,7 +62,7 @@ def test_a_killed_writer_loses_and_repeats_nothing(tmp_path, times, passed):
 
 @pytest.mark.times(1, 200)
 def test_kill_9_of_a_whole_run(tmp_path, launch, command, tiny, times, passed):
-    limit = 20 * (1 + times // 10)
+    limit = 8 + 2 * times
     flags = [f"--model={tiny}", f"--limit={limit}", *FLAGS, "--cache_gib=0"]
     code, _, err = command(tmp_path, *flags, "--out=whole", timeout=1800)
     assert code == 0, err
