@@ -66,7 +66,13 @@ def _cache_compiled_programs(folder: pathlib.Path) -> None:
     """Keep compiled programs between runs, unless JAX's own variable says where."""
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.warning("compiled programs are not kept: %s", error)
+    else:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

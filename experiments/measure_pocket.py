@@ -26,6 +26,9 @@ flags.DEFINE_string("out", "runs/measure_pocket", "folder for pictures and hidde
 def main() -> None:
     """Read the flags, measure and print."""
     values = flags.FLAGS
+    for name in ("model", "worlds"):
+        if values[name].value in ("", []):
+            raise errors.UsageError(f"--{name}= is empty; without the flag it has its default")
     folder = pathlib.Path(values.model or pathlib.Path(llava_jax.__file__).parent / "pocket")
     work = pathlib.Path(values.out)
     if unknown := [world for world in values.worlds if world not in examination.UNSEEN]:

@@ -50,15 +50,26 @@ class _Size(flags.FloatParser):
         return _finite(str(argument))
 
 
+def _plain(text: str) -> str:
+    """Refuse what Python reads as a number and people do not: 1_0, ٣."""
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"{text!r} is not a number in plain digits")
+    return text
+
+
+def _integer(text: str) -> int:
+    return int(_plain(text))
+
+
 def _finite(text: str) -> float:
-    value = float(text)
+    value = float(_plain(text))
     if not math.isfinite(value):
         raise ValueError(f"{text} is not a finite number")
     return value
 
 
 def _seed(text: str) -> int:
-    value = int(text)
+    value = _integer(text)
     if not 0 <= value < 2**32:
         raise ValueError(f"{text} is outside 0..{2**32 - 1}")
     return value
@@ -66,7 +77,7 @@ def _seed(text: str) -> int:
 
 _KINDS: dict[type | str, tuple[Callable[[str], Any], str]] = {
     float: (_finite, "float"),
-    int: (int, "integer"),
+    int: (_integer, "integer"),
     str: (str, "word"),
     "seed": (_seed, "integer"),
 }

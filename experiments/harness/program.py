@@ -88,6 +88,9 @@ def _parse(argv: Sequence[str]) -> None:
         raise UsageError(warning.strip())
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        if "\0" in str(value):
+            raise UsageError(f"--{name} holds a NUL character, which no name or number has")
 
 
 _PYTHONS_WORDS = {

@@ -52,7 +52,6 @@ class Case:
 
 USAGE = [
     # Flags that do not exist, and words that are no flags.
-    Case("gqa", "--max_new_tokens=99999999", 1, ("--max_new_tokens=99999999", "4096")),
     Case("pope", "--prunr=scope", 1, ("prunr", "Did you mean: pruner")),
     Case("gqa", "--limits=3", 1, ("limits", "Did you mean: limit")),
     Case("mme", "--colour=red", 1, ("Unknown command line flag 'colour'",)),
@@ -71,6 +70,13 @@ USAGE = [
     Case("seed", "--budget=0 --pruner=scope", 1, ("--budget=0", "1..")),
     Case("pope", "--budget=577 --pruner=scope", 1, ("--budget=577", "1..576")),
     Case("pope", "--budget=1e2 --pruner=scope", 1, ("1e2", "no integer")),
+    Case("gqa", "--max_new_tokens=99999999", 1, ("--max_new_tokens=99999999", "4096")),
+    Case("pope", "--budget=1_0 --pruner=scope", 1, ("'1_0'", "plain digits")),
+    Case("pope", "--alpha=0_5 --pruner=scope", 1, ("'0_5'", "plain digits")),
+    Case("pope", "--seed=\u0663 --pruner=random", 1, ("\u0663", "plain digits")),
+    Case("measure_pocket", "--worlds=", 1, ("--worlds=", "empty")),
+    Case("measure_pocket", "--model=", 1, ("--model=", "empty")),
+    Case("pope", "--flagfile=../nul.txt", 1, ("--out", "NUL")),
     Case("pope", "--budget=12,,3", 1, ("'12,,3'", "an empty value")),
     Case("pope", "--budget=", 1, ("--budget=", "an empty value")),
     Case("pope", "--seed=-1", 1, ("--seed=-1", "0..4294967295")),
@@ -179,6 +185,7 @@ def folder(tmp_path):
     (tmp_path / "file").write_text("a file")
     (tmp_path / "itself.txt").write_text("--flagfile=../itself.txt\n")
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
+    (tmp_path / "nul.txt").write_text("--out=a\0b\n")
     working = tmp_path / "working"
     working.mkdir()
     return working

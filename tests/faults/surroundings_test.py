@@ -210,7 +210,10 @@ ALONE = {
     "C locale": Around(ASCII),
     "ASCII streams": Around({"PYTHONIOENCODING": "ascii"}),
     "no HOME": Around(unset=CACHES),
-    "HOME below a file": Around({"HOME": "{}/a file/home"}),
+    "HOME below a file": Around(
+        {"HOME": "{}/a file/home"},
+        unset=tuple(n for n in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR") if n in os.environ),
+    ),
     "stdin closed": Around(closed="<&-"),
     "all streams closed": Around(closed="<&- >&- 2>&-"),
     "a terminal": Around(terminal=True),
