@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from experiments.harness.errors import InputError
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse(content: bytes, where: str) -> Any:
@@ -22,7 +25,10 @@ def parse(content: bytes, where: str) -> Any:
         InputError: it is not JSON.
     """
     try:
-        return json.loads(content)
+        found = json.loads(content)
+        if _HALF.search(content):  # of a pair of escapes: no text, unless the other half is there
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: damaged, not JSON: {error}") from None
 

@@ -6,12 +6,15 @@ import csv
 import io
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.harness.errors import InputError
 from llava_jax import diagnosis
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def text(file: pathlib.Path) -> str:
@@ -70,9 +73,14 @@ def json_lines(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parsed(content: str, where: str, first: int = 1) -> Any:
     """Return what JSON text says, its lines counted from the first one's number."""
     try:
-        return json.loads(content)
+        value = json.loads(content)
+        if _HALF.search(content):  # of a pair of escapes: no text, unless the other half is there
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         line, reason = first + error.lineno - 1, error.msg
+    except UnicodeEncodeError as error:
+        line, reason = first, f"{error.object[error.start]!r} is half a character"
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting
         line, reason = first, str(error)
     raise InputError(f"{where}{line} is not JSON: {reason}")
