@@ -54,7 +54,7 @@ def test_a_killed_writer_loses_and_repeats_nothing(tmp_path, times, passed):
         if process.wait() == 0:
             break
         kills += 1
-        torn += any(not f.read_bytes().endswith(b"\n") for f in folder.glob("records-*"))
+        torn += any(not f.read_bytes().endswith(b"\n") for f in folder.glob("*.jsonl"))
     assert kills >= times - 1
     (file,) = folder.glob("records-*.jsonl")
     lines = file.read_bytes().splitlines()
