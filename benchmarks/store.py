@@ -114,6 +114,7 @@ def in_a_process(cache: str) -> tuple[float, float]:
 
 
 def main(argv: list[str]) -> None:
+    """Measure, print and write results/store.json."""
     del argv
     found: dict[str, Any] = {"reading": read_back(ROWS.value)}
     with tempfile.TemporaryDirectory() as cache:

@@ -29,6 +29,7 @@ _ARTIFACTS = flags.DEFINE_string("artifacts", "/tmp", "folder for what is found"
 
 
 def main(argv: list[str]) -> None:
+    """Fuzz the target that the flags name until its time is over."""
     del argv
     logging.set_verbosity(logging.ERROR)
     shared = pathlib.Path("/dev/shm")
