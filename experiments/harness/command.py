@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -77,6 +78,11 @@ class Work:
     inputs: runner.Inputs
     need: memory.Estimate
     store: objects.Store | None
+
+    @property
+    def planned(self) -> tuple[plan.Plan, Sequence[Setting], Source]:
+        """What an estimate is made of."""
+        return self.inputs.plan, self.settings, self.inputs.source
 
     def send(self) -> None:
         """Bring the run's files to the object store where its folder is, if it is in one.
@@ -179,7 +185,8 @@ def answer(work: Work, then: Callable[[], None] = lambda: None, resume: str = ""
         if missing := sum(key not in job.done for job in jobs for key in own):
             level = logging.INFO if work.need.fits else logging.WARNING
             logging.log(level, "memory: %s (estimate)", work.need)
-            with Progress(missing, then, resume) as progress, memory.said(work.need):
+            least = functools.partial(memory.estimate, *work.planned, images=1)
+            with Progress(missing, then, resume) as progress, memory.said(least):
                 runner.evaluate(jobs, work.inputs, between=progress.advance)
     return _outcome(work, jobs, answered=sum(len(job.done) for job in jobs) - before)
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -81,8 +81,11 @@ def exhausted(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def said(need: Estimate) -> Iterator[None]:
+def said(need: Callable[[], Estimate]) -> Iterator[None]:
     """Say what helps where a device's memory is too small even for one picture.
+
+    Args:
+        need: estimates a batch of one.
 
     Raises:
         InterruptedRunError: it is.
@@ -93,7 +96,7 @@ def said(need: Estimate) -> Iterator[None]:
         if not exhausted(error):
             raise
         remedies = "; or ".join(REMEDIES)
-        line = f"out of memory with one picture a batch: {need} (estimate); try {remedies}"
+        line = f"out of memory with one picture a batch: {need()} (estimate); try {remedies}"
         raise InterruptedRunError(line) from None
 
 

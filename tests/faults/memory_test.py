@@ -100,11 +100,17 @@ def test_halving_is_shown(small, monkeypatch, eight_a_batch, passed):
     passed("M1", f"{sizes[0]} → {sizes[3]} pictures a batch after 3 failures, same answers (1e-5)")
 
 
-def test_one_picture_that_does_not_fit_ends_with_remedies(small, monkeypatch, capsys, passed):
+def test_one_picture_that_does_not_fit_ends_with_remedies(
+    small, monkeypatch, eight_a_batch, capsys, passed
+):
+    work = command.prepare(pope.BENCHMARK, small, Stopwatch(exact=False))
+    one = memory.estimate(*work.planned, images=1)
+    assert one.batch < work.need.batch
     exhausted_calls(monkeypatch, set(range(1, 10)))
     code = errors.exit_code(lambda: run(small) and None, resume="resume")
     assert code == errors.INTERRUPTED
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "out of memory" in line)
+    assert str(one).partition(";")[0] in line
     assert "weights 0.529 MiB" in line
     for remedy in ("--dtype", "--budget", "free the device"):
         assert remedy in line
