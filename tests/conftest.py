@@ -29,6 +29,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the folder
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import io
 import pathlib
 import subprocess
 import sys
@@ -85,6 +86,25 @@ def tiny(tmp_path_factory):
     testing.write_checkpoint(folder)
     testing.write_clip(folder / "clip")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model():
+    """Train a SentencePiece model of a few pieces, in the manner of Vicuna's."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["USER: Is it? Yes No"] * 20 + ["ASSISTANT: Yes Yes No No"] * 20),
+        model_writer=content,
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    return content.getvalue()
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """How often faults are injected: a few times in every test run, in full behind a marker."""
 
+import pathlib
+import pickle
+
 import pytest
 
 
@@ -22,3 +25,25 @@ def passed(record_property):
         record_property(fault, result)
 
     return say
+
+
+class _Hostile:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, sentinel):
+        self.sentinel = str(sentinel)
+
+    def __reduce__(self):
+        return (pathlib.Path.touch, (pathlib.Path(self.sentinel),))
+
+
+@pytest.fixture
+def sentinel(tmp_path):
+    """A file that is there when a stranger's code has run."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def pickled(sentinel):
+    """Pickle, in a protocol, what writes the sentinel when it is opened."""
+    return lambda protocol=None: pickle.dumps(_Hostile(sentinel), protocol=protocol)

@@ -2,11 +2,9 @@
 
 import builtins
 import dataclasses
-import io
 import json
 import os
 import pathlib
-import pickle
 import shutil
 import subprocess
 import sys
@@ -30,21 +28,6 @@ MAPPED = {
 }
 
 
-class Hostile:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, sentinel):
-        self.sentinel = str(sentinel)
-
-    def __reduce__(self):
-        return (pathlib.Path.touch, (pathlib.Path(self.sentinel),))
-
-
-@pytest.fixture
-def sentinel(tmp_path):
-    return tmp_path / "ran"
-
-
 @pytest.fixture
 def hostile(tiny, tmp_path, sentinel):
     """A model whose every file asks for the code beside it."""
@@ -60,23 +43,6 @@ def hostile(tiny, tmp_path, sentinel):
         about = {"tokenizer_class": "Evil", "auto_map": MAPPED, "trust_remote_code": True}
         (place / "tokenizer_config.json").write_text(json.dumps(about))
     return folder
-
-
-def write_sentencepiece(folder):
-    """Replace a folder's tokenizer by a SentencePiece model."""
-    sentencepiece = pytest.importorskip("sentencepiece")
-    content = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["USER: Is it? Yes No"] * 20 + ["ASSISTANT: Yes Yes No No"] * 20),
-        model_writer=content,
-        model_type="bpe",
-        vocab_size=300,
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer.model").write_bytes(content.getvalue())
 
 
 READ = """
@@ -100,10 +66,13 @@ for folder in map(pathlib.Path, sys.argv[1:]):
 """
 
 
-def test_no_code_of_a_model_is_asked_about_or_run(hostile, tmp_path, sentinel, passed):
+def test_no_code_of_a_model_is_asked_about_or_run(
+    hostile, tmp_path, sentinel, sentencepiece_model, passed
+):
     """On a terminal where somebody would say yes to everything."""
     converted = pathlib.Path(shutil.copytree(hostile, tmp_path / "converted"))
-    write_sentencepiece(converted)
+    (converted / "tokenizer.json").unlink()
+    (converted / "tokenizer.model").write_bytes(sentencepiece_model)
     renamed = pathlib.Path(shutil.copytree(converted, tmp_path / "renamed"))
     config = json.loads((renamed / "config.json").read_text())
     config["text_config"]["auto_map"] = config["vision_config"]["auto_map"] = MAPPED
@@ -220,11 +189,10 @@ def resealed(file, **fields):
     file.write_bytes(b"".join(records.to_line(dataclasses.replace(r, **fields)) for r in rows))
 
 
-def hostile_runs(setting, sentinel):
+def hostile_runs(setting, sentinel, pickled):
     """Return name → what a stranger did to a setting's folder."""
     run, (rows,) = setting / records.RUN, setting.glob("records-*.jsonl")
     far = "../" * 8 + str(sentinel).lstrip("/")
-    pickled = pickle.dumps(Hostile(sentinel))
     return {
         "weights that are a path": lambda: changed(run, "identity", "weights", to=far),
         "data that is a path": lambda: changed(run, "identity", "data", "sha256", to=far),
@@ -263,16 +231,16 @@ def actions(setting, out):
     }
 
 
-def test_a_strangers_run_folder(run, tmp_path, sentinel, passed):
+def test_a_strangers_run_folder(run, tmp_path, sentinel, pickled, passed):
     """Whatever is in it, nothing is run, and nothing written but what was named."""
     place, out = tmp_path / "a" / "b" / "run", tmp_path / "out"
     out.mkdir()
     names, refusals, cases = ("none", "saliency_k64"), [], 0
-    for what in hostile_runs(run / "none", sentinel):
+    for what in hostile_runs(run / "none", sentinel, pickled()):
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(run, place)
         for name in names:
-            hostile_runs(place / name, sentinel)[what]()
+            hostile_runs(place / name, sentinel, pickled())[what]()
         before = listing(tmp_path, out)
         for act in actions(place / "none", out).values():
             try:
@@ -288,9 +256,9 @@ def test_a_strangers_run_folder(run, tmp_path, sentinel, passed):
     passed("S5 run folders", f"{cases} of {cases}: nothing run or written, {len(refusals)} refused")
 
 
-def hostile_logs(folder, sentinel):
+def hostile_logs(folder, sentinel, pickled):
     """Yield ``--from`` of logs that are not what they say."""
-    far, pickled = "../" * 8 + str(sentinel).lstrip("/"), pickle.dumps(Hostile(sentinel))
+    far = "../" * 8 + str(sentinel).lstrip("/")
     header = {"version": 2, "status": "success", "eval": {"task": far, "model": far}}
     members = {
         "climbs": {"header.json": header, f"samples/{far}": {}, f"samples/../../{far}": {}},
@@ -323,10 +291,10 @@ def hostile_logs(folder, sentinel):
     yield f"csv:{folder / 'formulas.csv'}"
 
 
-def test_a_strangers_log(tmp_path, sentinel, passed):
+def test_a_strangers_log(tmp_path, sentinel, pickled, passed):
     folder = tmp_path / "logs"
     folder.mkdir()
-    specs, refusals = list(hostile_logs(folder, sentinel)), []
+    specs, refusals = list(hostile_logs(folder, sentinel, pickled())), []
     before = listing(tmp_path)
     for spec in specs:
         try:
@@ -341,9 +309,9 @@ def test_a_strangers_log(tmp_path, sentinel, passed):
     passed("S5 logs", said)
 
 
-def test_the_programs_say_it_in_one_line(tmp_path, sentinel, command, passed):
+def test_the_programs_say_it_in_one_line(tmp_path, sentinel, pickled, command, passed):
     file = tmp_path / "pickle.eval"
-    file.write_bytes(pickle.dumps(Hostile(sentinel)))
+    file.write_bytes(pickled())
     code, out, err = command(tmp_path, f"--from=inspect:{file}", program="calibrate")
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("refused: ")

@@ -31,16 +31,6 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 9\n" % (
 HTML = b"<!DOCTYPE html>\n<html><head><title>403 Forbidden</title></head></html>\n"
 
 
-class Hostile:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, sentinel):
-        self.sentinel = str(sentinel)
-
-    def __reduce__(self):
-        return (pathlib.Path.touch, (pathlib.Path(self.sentinel),))
-
-
 @pytest.fixture
 def folder(tiny, tmp_path):
     return pathlib.Path(shutil.copytree(tiny, tmp_path / "model"))
@@ -342,12 +332,11 @@ def test_another_models_weights_are_refused(tiny, tmp_path, passed):
 PICKLED = ("pytorch_model.bin", "model.pt", "consolidated.00.pth", "x.ckpt")
 
 
-def test_pickles_are_refused_and_never_run(folder, tmp_path, passed):
-    sentinel, zipped = tmp_path / "ran", io.BytesIO()
-    content = pickle.dumps(Hostile(sentinel))
+def test_pickles_are_refused_and_never_run(folder, sentinel, pickled, passed):
+    zipped, content = io.BytesIO(), pickled()
     with zipfile.ZipFile(zipped, "w") as archive:  # as torch.save writes it
         archive.writestr("archive/data.pkl", content)
-    forms = [*(pickle.dumps(Hostile(sentinel), protocol=p) for p in (2, 5)), zipped.getvalue()]
+    forms = [pickled(2), pickled(5), zipped.getvalue()]
     weights = (folder / WEIGHTS).read_bytes()
     for name, form in itertools.product(PICKLED, forms):
         (folder / name).write_bytes(form)  # beside weights it is not looked at

@@ -1,7 +1,6 @@
 """Prompts against the reference texts and, where a Llama tokenizer is given, ids."""
 
 import hashlib
-import io
 import json
 import pathlib
 
@@ -67,28 +66,15 @@ def test_a_broken_tokenizer_is_refused(tmp_path):
         prompts.Tokenizer.from_folder(tmp_path)
 
 
-def write_sentencepiece(folder):
-    """Train a SentencePiece model of a few pieces, in the manner of Vicuna's."""
-    sentencepiece = pytest.importorskip("sentencepiece")
-    content = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["USER: Is it? Yes No"] * 20 + ["ASSISTANT: Yes Yes No No"] * 20),
-        model_writer=content,
-        model_type="bpe",
-        vocab_size=300,
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    (folder / "tokenizer.model").write_bytes(content.getvalue())
+def write_sentencepiece(folder, content):
+    """Make a folder that has a SentencePiece model alone."""
+    (folder / "tokenizer.model").write_bytes(content)
     about = {"tokenizer_class": "LlamaTokenizer", "legacy": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(about))
 
 
-def test_a_folder_without_tokenizer_json_is_converted(tmp_path):
-    write_sentencepiece(tmp_path)
+def test_a_folder_without_tokenizer_json_is_converted(tmp_path, sentencepiece_model):
+    write_sentencepiece(tmp_path, sentencepiece_model)
     tokenizer = prompts.Tokenizer.from_folder(tmp_path)
     first, rest = tokenizer.first("USER: "), tokenizer.rest("\nYes")
     assert tokenizer.piece(first[0]) == "<s>"
