@@ -12,7 +12,7 @@ import sys
 import threading
 from types import FrameType
 
-from experiments.harness.errors import CTRL_C, InterruptedRunError
+from experiments.harness.errors import CTRL_C, InterruptedRunError, last_line
 
 _HEARD = (signal.SIGTERM, signal.SIGINT)
 
@@ -63,7 +63,8 @@ class Stop:
             if number not in _HEARD:
                 continue
             if number == signal.SIGINT and self._asked == number:
-                print(f"\nstopped by Ctrl-C; {self._resume}", file=sys.stderr, flush=True)
+                line = last_line("stopped by Ctrl-C", self._resume)
+                print(f"\n{line}", file=sys.stderr, flush=True)
                 os._exit(CTRL_C)
             if number == signal.SIGINT:
                 line = "stopping after this batch; Ctrl-C again stops at once"

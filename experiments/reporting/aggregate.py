@@ -67,8 +67,10 @@ def _previous(out: pathlib.Path) -> list[dict[str, Any]]:
 
 def _state(folder: pathlib.Path) -> str | None:
     """Return the hash of a sealed folder's records, None if it is not sealed."""
-    file = folder / records.SEALED
-    return json.loads(file.read_text("utf-8"))["sha256"] if file.is_file() else None
+    try:
+        return str(json.loads((folder / records.SEALED).read_text("utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def over_seeds(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -390,6 +390,13 @@ def test_results_hold_every_metric_with_its_interval(config):
     assert "2 seeds" in tables.render_over_seeds(found["over_seeds"])
 
 
+@pytest.mark.parametrize("seal", ["", "[]", '{"rows": 1}'])
+def test_a_seal_that_is_none_names_no_state(tmp_path, seal):
+    """A setting beside those of the run, of which nobody has looked at the seal."""
+    (tmp_path / "SEALED").write_text(seal)
+    assert aggregate._state(tmp_path) is None
+
+
 def test_dry_run_writes_nothing(config, capsys):
     assert run(dataclasses.replace(config, dry_run=True)) is None
     assert "distinct questions" in capsys.readouterr().out
