@@ -61,6 +61,7 @@ from .isotonic import (
     fit_isotonic,
     isotonic_regression,
 )
+from .randomisation import exchange_test
 from .ranking import Cumulated, Ranking, cumulate, rank_by_margin
 from .recalibration import (
     BetaFit,
@@ -169,6 +170,7 @@ __all__ = [
     "e_augrc",
     "e_aurc",
     "evaluate",
+    "exchange_test",
     "expected_calibration_error",
     "fit_beta",
     "fit_histogram_binning",

@@ -60,6 +60,9 @@ class Report:
         split_bins: BinStats of each split, a leading axis S.
         fit: TemperatureFit of all rows; says whether T is at a bound.
         fold_temperatures: float[F], of the cross-validation.
+        samples: column name → float[1+R], each column but `VALUE_ONLY` over all rows: on the rows
+            themselves, then on every resample. Two settings of the same rows that share key,
+            groups and mode were resampled alike: the difference of their samples is paired.
     """
 
     metrics: dict[str, Interval]
@@ -68,6 +71,7 @@ class Report:
     split_bins: BinStats
     fit: scaling.TemperatureFit
     fold_temperatures: jax.Array
+    samples: dict[str, jax.Array]
 
     def to_dict(self, splits: Sequence[str] = ()) -> dict[str, Any]:
         """Return the report as JSON has it, None where there is no number.
@@ -279,7 +283,8 @@ def _program(
     evidence = take_evidence(log_masses, scaled, label, answer_log_mass, valid, prediction)
     order = evidence.ranking.order
     draws = resampling.resample_counts(resample_key, num_units, num_resamples)
-    columns = _columns(evidence, draws, unit[order], masks[:, order])
+    samples = _samples(evidence, draws, unit[order], masks[:, order])
+    columns = {name: _interval(found) for name, found in samples.items()}
     rated = (evidence.confidence, evidence.correct)
     smooth = jax.lax.map(lambda w: smooth_calibration_error(*rated, w), masks[:, order])
     for name, value in zip(VALUE_ONLY, (fitted, jax.lax.map(grid, masks), smooth), strict=True):
@@ -292,12 +297,13 @@ def _program(
         split_bins=jax.tree.map(lambda x: x[1:], bins),
         fit=jax.tree.map(lambda x: x[0], fits),
         fold_temperatures=fold_fits,
+        samples=jax.tree.map(lambda x: x[:, 0], samples),
     )
 
 
-def _columns(
+def _samples(
     evidence: Evidence, draws: jax.Array, unit: jax.Array, masks: jax.Array
-) -> dict[str, Interval]:
+) -> dict[str, jax.Array]:
     """Evaluate the columns on the rows themselves and on every resample.
 
     Args:
@@ -307,7 +313,7 @@ def _columns(
         masks: int32[1+S, E], all rows and each split.
 
     Returns:
-        Column name → Interval of float[1+S].
+        Column name → float[1+R, 1+S]; resamples of a single unit are NaN, as they say nothing.
     """
 
     def statistic(drawn: jax.Array) -> jax.Array:
@@ -316,9 +322,12 @@ def _columns(
 
     num_units = draws.shape[1]
     draws = jnp.concatenate([jnp.ones_like(draws[:1]), draws])  # 0: the rows as given
-    samples = resampling.bootstrap(statistic, draws)
-    spread = samples[1:] if num_units > 1 else jnp.full_like(samples[1:], jnp.nan)
-    low, high = percentile_interval(spread)
-    return {
-        name: Interval(samples[0, :, i], low[:, i], high[:, i]) for i, name in enumerate(COLUMNS)
-    }
+    found = resampling.bootstrap(statistic, draws)
+    if num_units == 1:
+        found = found.at[1:].set(jnp.nan)
+    return {name: found[..., i] for i, name in enumerate(COLUMNS)}
+
+
+def _interval(samples: jax.Array) -> Interval:
+    """Return the value, row 0, with the interval of the other rows: Interval of float[1+S]."""
+    return Interval(samples[0], *percentile_interval(samples[1:]))

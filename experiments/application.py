@@ -46,23 +46,36 @@ def _main(benchmark: Benchmark, resume: str) -> int:
     from experiments.harness import command
     from experiments.harness.stopwatch import Stopwatch
 
-    _cache_compiled_programs(pathlib.Path(config.cache) / "programs")
+    keep_programs(pathlib.Path(config.cache) / "programs")
     watch = Stopwatch(exact=logging.level_debug())
     work = command.prepare(benchmark, config, watch)
     if work is None:
         return errors.COMPLETE
-    generated = work.inputs.plan.max_new_tokens is not None
-    compiling = _compile_statistics(benchmark, config, work.inputs.dataset, generated=generated)
-    outcome = command.answer(work, compiling.start, resume)
+    outcome = answer(benchmark, work, resume)
     with watch.stage("report"):
-        code = _report(benchmark, config, outcome)
+        code = report(benchmark, config, outcome)
     work.send()
     if watch.exact:
         print(watch.table(), file=sys.stderr)
     return code
 
 
-def _cache_compiled_programs(folder: pathlib.Path) -> None:
+def answer(benchmark: Benchmark, work: command.Work, resume: str) -> command.Outcome:
+    """Answer what is not answered yet; the report's program is compiled beside.
+
+    Args:
+        benchmark: what is asked.
+        work: the run.
+        resume: what a line about an interruption ends with.
+    """
+    from experiments.harness import command
+
+    inputs, generated = work.inputs, work.inputs.plan.max_new_tokens is not None
+    compiling = _compile_statistics(benchmark, inputs.config, inputs.dataset, generated=generated)
+    return command.answer(work, compiling.start, resume)
+
+
+def keep_programs(folder: pathlib.Path) -> None:
     """Keep compiled programs between runs, unless JAX's own variable says where."""
     import jax
 
@@ -104,10 +117,8 @@ def _compile_statistics(
     return threading.Thread(target=evaluation.compile_ahead, args=(*shape, config.mode), kwargs=how)
 
 
-def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -> int:
-    """Print the tables of the settings asked for; return the exit code."""
-    from experiments.reporting import aggregate, tables
-
+def incomplete(config: RunConfig, outcome: command.Outcome) -> int | None:
+    """Say why a run cannot be reported; return the exit code, None if it can."""
     out = config.folder
     if outcome.missing:
         processes = ", ".join(map(str, outcome.processes))
@@ -121,6 +132,16 @@ def _report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -
         return errors.end(f"{line} without them unless --allow_failed is given", errors.FAILED_ROWS)
     if outcome.failed == outcome.expected:
         return errors.end(f"no row was answered, see {out}/*/failures-*.jsonl", errors.FAILED_ROWS)
+    return None
+
+
+def report(benchmark: Benchmark, config: RunConfig, outcome: command.Outcome) -> int:
+    """Print the tables of the settings asked for; return the exit code."""
+    from experiments.reporting import aggregate, tables
+
+    if (code := incomplete(config, outcome)) is not None:
+        return code
+    out = config.folder
     found = aggregate.results(out, outcome.folders, benchmark, config.mode)
     names = [folder.name for folder in outcome.folders]
     entries = sorted(

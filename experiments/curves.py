@@ -2,8 +2,8 @@
 
     python -m experiments.curves --run=runs/pope --out=docs/pocket_curves
 
-Prints the table and what it says in short; writes ``<out>.png``, ``.svg`` and ``.csv``. No model
-is loaded. Exit codes: 0 complete, 1 usage, 2 refused.
+Prints the table and what it says in short; writes ``<out>.png``, ``.svg``, ``.pdf`` and ``.csv``.
+No model is loaded. Exit codes: 0 complete, 1 usage, 2 refused.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 from absl import flags
 
 import calibration
+from experiments import catalogue
 from experiments.harness import program, terminal
-from experiments.reporting import curves, figures
+from experiments.reporting import curves, figures, runs
 
 _POINTS, _ECE = "{:+.1f} [{:+.1f}, {:+.1f}]", "{:+.3f} [{:+.3f}, {:+.3f}]"
 
@@ -46,7 +47,7 @@ def report(run: pathlib.Path, out: pathlib.Path) -> None:
     Raises:
         InputError: the folder has no comparable settings, or matplotlib is not installed.
     """
-    found = curves.load(run)
+    found = curves.of(runs.load(run, catalogue.get))
     print(f"{found.heading}; 95 % intervals by resampling pictures, Δ paired with full tokens\n")
     print("\n".join(_table(found)))
     print("\n" + "\n".join([*_extremes(found), *_alphas(found)]))

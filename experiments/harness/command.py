@@ -80,6 +80,19 @@ class Work:
     store: objects.Store | None
 
     @property
+    def missing(self) -> int:
+        """Answers that no process has given yet."""
+        open_folders = (folder for folder in self.folders if not folder.sealed)
+        return sum(len(set(folder.keys) - folder.done()) for folder in open_folders)
+
+    @property
+    def flops(self) -> int:
+        """Operations of decoder and projector for what is not sealed yet, text not counted."""
+        cfg, work = self.inputs.source.cfg, self.inputs.plan
+        pairs = zip(self.settings, self.folders, strict=True)
+        return sum(accounts.flops(work, s, cfg) for s, folder in pairs if not folder.sealed)
+
+    @property
     def planned(self) -> tuple[plan.Plan, Sequence[Setting], Source]:
         """What an estimate is made of."""
         return self.inputs.plan, self.settings, self.inputs.source
@@ -94,13 +107,16 @@ class Work:
             self.store.send()
 
 
-def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work | None:
+def prepare(
+    benchmark: Benchmark, config: RunConfig, watch: Stopwatch, beside: Sequence[RunConfig] = ()
+) -> Work | None:
     """Check flags, model and data, and open the settings' folders; None after a dry run.
 
     Args:
         benchmark: what is asked.
         config: the flags.
         watch: is told where the time goes.
+        beside: the same flags with other grids, whose settings are answered together with it.
 
     Raises:
         UsageError: a flag's value does not fit the model or the pruners.
@@ -108,9 +124,11 @@ def prepare(benchmark: Benchmark, config: RunConfig, watch: Stopwatch) -> Work |
     """
     refusals.refuse_place(config)
     said = refusals.new_tokens(benchmark, config)
-    check(config)
+    grids = (config, *beside)
+    for each in grids:
+        check(each)
     source = find(config.model, config.dtype, offline=config.offline)
-    grid = settings(config, source.cfg.vision.num_tokens)
+    grid = settings(source.cfg.vision.num_tokens, *grids)
     if said is not None:
         refusals.refuse_masks(grid, source)
     for setting in grid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import flags
@@ -99,18 +99,56 @@ def _hyperparameters() -> dict[str, dict[str, pruners.Hyperparameter]]:
 
 def define(benchmark: Benchmark) -> None:
     """Define the flags of a benchmark's command line."""
-    _define_inputs(benchmark)
+    define_model()
+    flags.DEFINE_string(
+        *("data", SCENES),
+        f"folder, hub id such as {benchmark.hub_id}[@revision], or scenes (embedded pictures)",
+    )
+    flags.DEFINE_string(
+        "predictions", None, "JSON lines of key or question_id, and text, to score; no model is run"
+    )
+    for name, flag in benchmark.flags.items():
+        flags.DEFINE_enum(name, flag.values[0], list(flag.values), flag.help)
     _define_grid()
     _define_answers(benchmark)
+    flags.DEFINE_bool("fork", False, "new folder where the setting's folder holds another run")
+    define_run(f"runs/{benchmark.name}")
+
+
+def define_model() -> None:
+    """Define the flags that say which model it is, and how it sees."""
+    flags.DEFINE_string("model", "pocket", "folder, hub id, or pocket (the embedded model)")
     flags.DEFINE_string(
-        *("out", f"runs/{benchmark.name}"),
+        "clip", None, "dual encoder of pruners that read the question (default: the model's clip/)"
+    )
+    flags.DEFINE_enum(
+        *("relevant", None, ["dissimilar", "similar"]),
+        "patches that matter to a question, to its text there (default: OpenAI's are dissimilar)",
+    )
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "float16", "bfloat16"], "of the model (default: by its size)"
+    )
+    flags.DEFINE_enum(
+        "preprocessing", "pad", ["pad", "center_crop"], "pad: LLaVA's; center_crop: Hugging Face's"
+    )
+
+
+def define_run(out: str) -> None:
+    """Define the flags of every command that answers questions.
+
+    Args:
+        out: the default run folder.
+    """
+    flags.DEFINE_integer("limit", None, "pictures, from the first", lower_bound=1)
+    flags.DEFINE_enum("mode", "default", ["default", "paper"], "statistics: right, or the paper's")
+    flags.DEFINE_string(
+        *("out", out),
         "run folder, or one of an object store such as gs://…; the same command resumes",
     )
     flags.DEFINE_integer(
         "num_processes", 1, "that divide the pictures of a run folder", lower_bound=1
     )
     flags.DEFINE_integer("process_id", 0, "which of them this is", lower_bound=0)
-    flags.DEFINE_bool("fork", False, "new folder where the setting's folder holds another run")
     flags.DEFINE_bool("allow_failed", False, "go on past unreadable pictures and report the rest")
     flags.DEFINE_bool("offline", False, "open no network connection")
     flags.DEFINE_bool("dry_run", False, "print the plan and its costs, and stop")
@@ -119,28 +157,6 @@ def define(benchmark: Benchmark) -> None:
         *(_Size(), "cache_gib", 8.0, "of vision features kept there; 0 keeps none"),
         serializer=flags.ArgumentSerializer(),
     )
-
-
-def _define_inputs(benchmark: Benchmark) -> None:
-    """Define the flags that say what is read."""
-    flags.DEFINE_string("model", "pocket", "folder, hub id, or pocket (the embedded model)")
-    flags.DEFINE_string(
-        *("data", SCENES),
-        f"folder, hub id such as {benchmark.hub_id}[@revision], or scenes (embedded pictures)",
-    )
-    flags.DEFINE_string(
-        "clip", None, "dual encoder of pruners that read the question (default: the model's clip/)"
-    )
-    flags.DEFINE_enum(
-        *("relevant", None, ["dissimilar", "similar"]),
-        "patches that matter to a question, to its text there (default: OpenAI's are dissimilar)",
-    )
-    flags.DEFINE_integer("limit", None, "pictures, from the first", lower_bound=1)
-    flags.DEFINE_string(
-        "predictions", None, "JSON lines of key or question_id, and text, to score; no model is run"
-    )
-    for name, flag in benchmark.flags.items():
-        flags.DEFINE_enum(name, flag.values[0], list(flag.values), flag.help)
 
 
 def _define_grid() -> None:
@@ -155,12 +171,11 @@ def _define_grid() -> None:
 
 
 def _define_answers(benchmark: Benchmark) -> None:
-    """Define the flags that say how questions are asked and answers measured."""
+    """Define the flags that say how questions are asked and tokens handed over."""
     flags.DEFINE_enum("order", "raster", ["raster", "selection"], "of kept tokens")
     flags.DEFINE_enum(
         "positions", "contiguous", ["contiguous", "original"], "renumber kept tokens or not"
     )
-    flags.DEFINE_enum("mode", "default", ["default", "paper"], "statistics: right, or the paper's")
     flags.DEFINE_enum(
         *("route", None, ["first_token", "generate"]),
         f"read the first token, or let the model speak (default: {benchmark.default_route})",
@@ -176,12 +191,6 @@ def _define_answers(benchmark: Benchmark) -> None:
     )
     flags.DEFINE_enum(
         "options", "valid", ["valid", "abcd"], "lettered options: those a question has, or A-D"
-    )
-    flags.DEFINE_enum(
-        "dtype", None, ["float32", "float16", "bfloat16"], "of the model (default: by its size)"
-    )
-    flags.DEFINE_enum(
-        "preprocessing", "pad", ["pad", "center_crop"], "pad: LLaVA's; center_crop: Hugging Face's"
     )
 
 
@@ -211,9 +220,7 @@ def run_config(benchmark: Benchmark) -> RunConfig:
         if name not in pruners.hyperparameters():
             known = ", ".join(pruners.hyperparameters())
             raise UsageError(f"--pruner={name} does not exist; known: {known}")
-    for name in _PLACES:
-        if _value(name) == "":
-            raise UsageError(f"--{name}= is empty; without the flag it is {FLAGS[name].default}")
+    refuse_empty(_PLACES)
     given = {name: _flat(name) for name in _hyperparameters() if _value(name)}
     return RunConfig(
         pruners=_flat("pruner"),
@@ -221,30 +228,33 @@ def run_config(benchmark: Benchmark) -> RunConfig:
         seeds=_flat("seed"),
         hyperparameters=given,
         own={name: _value(name) for name in benchmark.flags},
-        **{name: _value(name) for name in _PLAIN},
+        **values(_PLAIN),
     )
 
 
-_PLAIN = (
-    *("model", "data", "clip", "relevant", "limit", "order", "positions"),
-    *("mode", "route", "max_new_tokens", "prompt_style", "options", "predictions", "dtype"),
-    *(
-        "preprocessing",
-        "out",
-        "num_processes",
-        "process_id",
-        "fork",
-        "allow_failed",
-        "offline",
-        "dry_run",
-        "cache",
-        "cache_gib",
-    ),
+def refuse_empty(names: Iterable[str]) -> None:
+    """Raise UsageError if a flag that names a file or folder is empty: it would be this folder."""
+    for name in names:
+        if _value(name) == "":
+            raise UsageError(f"--{name}= is empty; without the flag it is {FLAGS[name].default}")
+
+
+def values(names: Iterable[str]) -> dict[str, Any]:
+    """Return parsed flags by name."""
+    return {name: _value(name) for name in names}
+
+
+OF_A_RUN = (
+    *("model", "data", "clip", "relevant", "dtype", "preprocessing", "limit", "mode", "out"),
+    *("num_processes", "process_id", "allow_failed", "offline", "dry_run", "cache", "cache_gib"),
 )
-
-
+"""Flags of every command that answers questions."""
+_PLAIN = (
+    *OF_A_RUN,
+    *("order", "positions", "route", "max_new_tokens", "prompt_style", "options", "predictions"),
+    "fork",
+)
 _PLACES = ("model", "data", "clip", "predictions", "out", "cache")
-"""Flags that name a file or folder: an empty one would be this folder."""
 
 
 def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:

@@ -116,20 +116,28 @@ def check(config: RunConfig) -> None:
         raise UsageError(str(error)) from None
 
 
-def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
-    """Return the grid's distinct settings, full tokens first.
+def settings(num_tokens: int, *configs: RunConfig) -> tuple[Setting, ...]:
+    """Return the distinct settings of one or several grids, full tokens first.
 
     Args:
-        config: the run.
         num_tokens: N of the model.
+        configs: whose grids they are.
 
     Raises:
         UsageError: a budget out of range.
     """
+    found = [Setting(pruning.get(FULL)(), num_tokens, None)]
+    for config in configs:
+        found += _pruned(config, num_tokens)
+    return tuple({setting.id: setting for setting in found}.values())
+
+
+def _pruned(config: RunConfig, num_tokens: int) -> list[Setting]:
+    """Return the settings of a grid, full tokens left out."""
     wrong = [k for k in config.budgets if not 1 <= k <= num_tokens]
     if wrong and set(config.pruners) != {FULL}:
         raise UsageError(f"--budget={wrong[0]} is outside 1..{num_tokens}, the model's tokens")
-    found = [Setting(pruning.get(FULL)(), num_tokens, None)]
+    found: list[Setting] = []
     for name in config.pruners:
         if name == FULL:
             continue
@@ -140,7 +148,7 @@ def settings(config: RunConfig, num_tokens: int) -> tuple[Setting, ...]:
             inside = cls.stage is pruning.Stage.DECODER  # it gets all tokens as they are
             how = () if inside else (config.order, config.positions)
             found += [Setting(pruner, k, s, *how) for k in config.budgets for s in seeds]
-    return tuple({setting.id: setting for setting in found}.values())
+    return found
 
 
 def _grid(cls: Any, given: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:

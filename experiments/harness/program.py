@@ -27,28 +27,38 @@ flags.disclaim_key_flags()  # as in harness.flags
 
 
 def run(
-    main: Callable[[], int | None],
+    main: Callable[..., int | None],
     *,
     define: Callable[[], None] = lambda: None,
     resume: str = "",
+    words: str = "",
 ) -> None:
     """Parse the command line, run a program and exit with its code.
 
     Args:
-        main: reads the parsed flags and returns the exit code, None for 0.
+        main: reads the parsed flags and returns the exit code, None for 0; takes the list of words
+            if there may be any.
         define: defines flags that are not there yet.
         resume: what a line about an interruption ends with.
+        words: what the words of the command line name, such as ``run folders``; at least one is
+            then needed. Without it there may be flags only.
     """
     terminal.say_anything()
     _end_on_signals(resume)
     if code := exit_code(define):
         sys.exit(code)
 
+    found: list[str] = []
+
     def parse(argv: Sequence[str]) -> None:
-        if code := exit_code(lambda: _parse(argv)):
+        if code := exit_code(lambda: found.extend(_parse(argv, words))):
             sys.exit(code)
 
-    app.run(lambda _: _leave(exit_code(main, resume=resume)), flags_parser=parse)
+    def begin(_: object) -> int:
+        body = functools.partial(main, found) if words else main
+        return _leave(exit_code(body, resume=resume))
+
+    app.run(begin, flags_parser=parse)
 
 
 def _end_on_signals(resume: str) -> None:
@@ -71,11 +81,11 @@ def _leave_at_once(line: bytes, code: int, number: int, frame: FrameType | None)
     os._exit(code)
 
 
-def _parse(argv: Sequence[str]) -> None:
-    """Parse a command line that consists of flags.
+def _parse(argv: Sequence[str], words: str) -> list[str]:
+    """Parse a command line's flags and return its words.
 
     Raises:
-        UsageError: it cannot be parsed, or more is on it.
+        UsageError: it cannot be parsed, has words and may not, or lacks them.
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -86,11 +96,14 @@ def _parse(argv: Sequence[str]) -> None:
         raise UsageError(f"a flag's name is too long: {max(argv, key=len)}") from None
     if warning := said.getvalue():  # of a flag file that includes itself
         raise UsageError(warning.strip())
-    if len(rest) > 1:
+    if len(rest) > 1 and not words:
         raise UsageError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
+    if len(rest) == 1 and words:
+        raise UsageError(f"name the {words}")
     for name, value in flags.FLAGS.flag_values_dict().items():
         if "\0" in str(value):
             raise UsageError(f"--{name} holds a NUL character, which no name or number has")
+    return rest[1:]
 
 
 _PYTHONS_WORDS = {

@@ -74,7 +74,7 @@ class Answerer:
         self._config, self._out = config, out
         found = find(config.model, config.dtype, offline=config.offline)
         self._source = _Loaded(**vars(found))
-        self.setting = settings(config, found.cfg.vision.num_tokens)[-1]  # the first is full
+        self.setting = settings(found.cfg.vision.num_tokens, config)[-1]  # the first is full
         reads_clip = "relevance" in self.setting.pruner.needs
         self._clip = relevance.find(config, found) if reads_clip else None
 

@@ -18,7 +18,7 @@ from experiments.harness.errors import InputError
 from experiments.reporting import predictions
 from experiments.scoring import Answer, Scores
 
-_BOOTSTRAP_SEED = 0
+BOOTSTRAP_SEED = 0
 
 
 class Scorer(Protocol):
@@ -91,13 +91,13 @@ def _answers(
     found = {row.key: row for row in rows}
     asked = questions.read(folder.parent, data)
     return {
-        key: question.answered(_text(found[key], question))
+        key: question.answered(text_of(found[key], question))
         for key, question in asked.items()
         if key in found
     }
 
 
-def _text(row: records.Record, question: questions.Question) -> str:
+def text_of(row: records.Record, question: questions.Question) -> str:
     """Return what was said; on the first-token route the likeliest choice."""
     if row.text is not None:
         return row.text
@@ -190,7 +190,7 @@ def entry(
             group=group,
             split=split,
             num_splits=len(splits),
-            key=jax.random.key(_BOOTSTRAP_SEED),
+            key=jax.random.key(BOOTSTRAP_SEED),
             mode=mode,
         )
         found = report.to_dict(splits)

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +26,8 @@ _PANELS = (
 )
 # Okabe and Ito (2008), safe for the colour-blind: black is left to full tokens, and their
 # yellow is too pale for lines. 6 colours and 7 markers tell 42 methods apart.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
-_MARKERS = "osD^vPX"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+MARKERS = "osD^vPX"
 _SPREAD = 0.24  # octaves over which the methods stand beside each other
 _LEGEND_COLUMNS = 5
 _STYLE: dict[str, Any] = {
@@ -41,6 +42,14 @@ _STYLE: dict[str, Any] = {
 }
 
 
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}
+"""Formats, and what of them would differ from one day or version to the next."""
+
+
 def budget_curves(curves: Curves, path: pathlib.Path) -> tuple[pathlib.Path, ...]:
     """Draw accuracy and ECE against the budget, and write the numbers beside.
 
@@ -51,7 +60,24 @@ def budget_curves(curves: Curves, path: pathlib.Path) -> tuple[pathlib.Path, ...
         path: of the files, without the suffix; its folder is made.
 
     Returns:
-        The files written: .png, .svg and .csv, the same bytes for the same curves.
+        The files written, the same bytes for the same curves.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    return save(lambda: _draw(curves), path, _csv(curves))
+
+
+def save(draw: Callable[[], Figure], path: pathlib.Path, table: str) -> tuple[pathlib.Path, ...]:
+    """Write a figure, and the numbers that were drawn beside it.
+
+    Args:
+        draw: makes the figure, in this module's style.
+        path: of the files, without the suffix; its folder is made.
+        table: the numbers, as CSV.
+
+    Returns:
+        The files written: .png, .svg, .pdf and .csv.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -60,16 +86,16 @@ def budget_curves(curves: Curves, path: pathlib.Path) -> tuple[pathlib.Path, ...
         from matplotlib import style
     except ImportError:
         raise InputError("figures need matplotlib: pip install -e '.[figures]'") from None
-    png, svg, table = (path.with_name(path.name + end) for end in (".png", ".svg", ".csv"))
     path.parent.mkdir(parents=True, exist_ok=True)
+    files = tuple(path.with_name(f"{path.name}.{kind}") for kind in _METADATA)
     with style.context(["default", _STYLE]):
-        figure = _draw(curves)
-        with atomic.writing(png) as handle:
-            figure.savefig(handle, format="png", dpi=150, metadata={"Software": None})
-        with atomic.writing(svg) as handle:
-            figure.savefig(handle, format="svg", metadata={"Date": None})
-    atomic.write(table, _csv(curves))
-    return png, svg, table
+        figure = draw()
+        for file, (kind, metadata) in zip(files, _METADATA.items(), strict=True):
+            with atomic.writing(file) as handle:
+                figure.savefig(handle, format=kind, dpi=150, metadata=metadata)
+    beside = path.with_name(f"{path.name}.csv")
+    atomic.write(beside, table)
+    return (*files, beside)
 
 
 def _draw(curves: Curves) -> Figure:
@@ -105,8 +131,8 @@ def _panel(axes: Axes, curves: Curves, metric: str, factor: float, label: str) -
             value[points],
             bars,
             label=method,
-            color=_COLOURS[place % len(_COLOURS)],
-            marker=_MARKERS[place % len(_MARKERS)],
+            color=COLOURS[place % len(COLOURS)],
+            marker=MARKERS[place % len(MARKERS)],
             markersize=5,
             linewidth=1.4,
             elinewidth=0.9,

@@ -39,6 +39,15 @@ class Predictions:
     split: np.ndarray
     prediction: np.ndarray | None = None
 
+    def take(self, kept: np.ndarray) -> Predictions:
+        """Return the rows of bool[E], their pictures numbered anew."""
+        found = {
+            name: value[kept] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        _, found["image"] = np.unique(found["image"], return_inverse=True)
+        key = tuple(key for key, keep in zip(self.key, kept, strict=True) if keep)
+        return dataclasses.replace(self, key=key, **found)
+
 
 def read_run(folder: pathlib.Path) -> dict[str, Any]:
     """Return the contents of a setting's run.json."""

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 import calibration
+from experiments import catalogue
 from experiments import curves as entry
 from experiments.harness import records, shards
 from experiments.harness.errors import InputError
-from experiments.reporting import curves, figures, predictions
+from experiments.reporting import curves, figures, predictions, runs
 from llava_jax import atomic
 
 SPLITS = ("adversarial", "popular", "random")
 PICTURES, ROWS_PER_PICTURE = 40, 6
 FLOAT32 = 2e-6  # sums over 240 rows in another order, in float32
+ENDS = ("png", "svg", "pdf", "csv")
 METRICS = ("accuracy", "ece", "nll", "overconfidence")
 
 
@@ -34,6 +36,7 @@ def write(out, name, margin, label, *, keys=None, dtype="float32", **setting):
     folder.mkdir(parents=True)
     own = {"pruner": name, "budget": 8, "seed": None, "order": "raster"} | setting
     identity = {"benchmark": "pope", "dtype": dtype, "setting": own}
+    identity |= {"confidence": {"route": "first_token"}, "data": {"sha256": "0" * 64}}
     atomic.write(folder / records.RUN, {"identity": identity, "setting": own})
     (folder / "flags.txt").write_text("--model=models/pocket\n--data=scenes\n")
     keys = range(len(margin)) if keys is None else keys
@@ -82,7 +85,11 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(run):
-    return curves.load(run)
+    return load(run)
+
+
+def load(folder):
+    return curves.of(runs.load(folder, catalogue.get))
 
 
 def place(found, method, budget):
@@ -120,7 +127,9 @@ def test_points_are_ordered_and_named_by_what_differs(found):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_resamples_are_those_of_the_calibration_functions(run, found, metric):
-    counts = curves.picture_counts(PICTURES)
+    _, key = jax.random.split(jax.random.key(0))  # the first deals the folds
+    counts = calibration.resample_counts(key, PICTURES, runs.NUM_RESAMPLES)
+    counts = jnp.concatenate([jnp.ones_like(counts[:1]), counts])
     full, scope = (bootstrapped(run / f, counts)[metric] for f in ("none", "scope_k4_alpha0.5"))
     seeds = sum(bootstrapped(run / f"random_{seed}", counts)[metric] for seed in (0, 1)) / 2
     for want, method, budget in ((scope, "scope alpha=0.5", 4), (seeds, "random", 8)):
@@ -134,15 +143,6 @@ def test_resamples_are_those_of_the_calibration_functions(run, found, metric):
             np.testing.assert_allclose(got, [sample[0], *ends], atol=FLOAT32)
         again = found.difference(metric, index, 0)
         np.testing.assert_allclose(again.low, found.changes(metric).low[index], atol=FLOAT32)
-
-
-def test_resamples_count_whole_pictures_and_are_those_of_the_tables():
-    counts = curves.picture_counts(PICTURES)
-    image = jnp.arange(PICTURES).repeat(ROWS_PER_PICTURE)
-    _, key = jax.random.split(jax.random.key(0))  # the first deals the folds
-    want = calibration.cluster_resample_counts(key, image, PICTURES, curves.NUM_RESAMPLES)
-    np.testing.assert_array_equal(counts[0], 1)
-    np.testing.assert_array_equal(counts[1:, image], want)
 
 
 def test_a_setting_differs_from_itself_by_exactly_nothing(found):
@@ -174,34 +174,34 @@ def test_settings_that_cannot_be_paired_are_refused_by_name(tmp_path, name, chan
     size = len(change.get("keys", label))
     write(tmp_path, name, margin[:size], label[:size], **change)
     with pytest.raises(InputError, match=named):
-        curves.load(tmp_path)
+        load(tmp_path)
 
 
 def test_folders_without_a_curve_are_refused(tmp_path):
     margin, label = np.ones(6), np.zeros(6)
     with pytest.raises(InputError, match="no finished setting"):
-        curves.load(tmp_path)
+        load(tmp_path)
     write(tmp_path, "none", margin, label)
     with pytest.raises(InputError, match="full tokens only"):
-        curves.load(tmp_path)
+        load(tmp_path)
     write(tmp_path, "scope", margin, label)
     (tmp_path / "none" / records.SEALED).unlink()
     with pytest.raises(InputError, match="none is not finished"):
-        curves.load(tmp_path)
+        load(tmp_path)
     (tmp_path / "none" / records.SEALED).touch()
     (tmp_path / "scope" / records.RUN).write_text("{")
     with pytest.raises(InputError, match=r"scope/run\.json does not describe"):
-        curves.load(tmp_path)
+        load(tmp_path)
 
 
 def test_the_figure_is_written_and_the_same_every_time(found, tmp_path):
     first = figures.budget_curves(found, tmp_path / "new" / "pocket_v1.5")
-    assert [file.name for file in first] == [f"pocket_v1.5.{end}" for end in ("png", "svg", "csv")]
-    png, svg, table = (file.read_bytes() for file in first)
+    assert [file.name for file in first] == [f"pocket_v1.5.{end}" for end in ENDS]
+    png, svg, pdf, table = (file.read_bytes() for file in first)
     assert png.startswith(b"\x89PNG")
     assert b"<svg" in svg
     again = figures.budget_curves(found, tmp_path / "again")
-    assert [file.read_bytes() for file in again] == [png, svg, table]
+    assert [file.read_bytes() for file in again] == [png, svg, pdf, table]
 
 
 def test_the_numbers_stand_beside_the_figure(found, tmp_path):

@@ -113,7 +113,7 @@ def test_a_pruner_that_is_not_obeyed_fails_the_run(config, monkeypatch):
     with pytest.raises(RuntimeError, match="K = 4"):
         run(config)
     twice = selection.Selection(np.zeros((1, 16), np.int32))
-    setting = settings(config, 16)[1]
+    setting = settings(16, config)[1]
     with pytest.raises(RuntimeError, match="scope did not keep 4"):
         original(twice, setting, None)
 

@@ -146,7 +146,7 @@ def test_the_estimate_is_said_before_a_run(small, caplog, monkeypatch):
 
 def test_the_estimate_grows_with_what_is_asked(small, tiny):
     source = find(str(tiny), None, offline=True)
-    grid = settings(small, 16)
+    grid = settings(16, small)
     example = Example("s/1", "x", "Is there a cat?", (("Yes",), ("No",)), 0, "s")
     work = plan.make(batching.group_by_image([example]), grid, source)
     one, two = (memory.estimate(work, grid, source, images) for images in (1, 2))

@@ -12,12 +12,12 @@ import zipfile
 
 import pytest
 
-from experiments import exports, logs, pope
+from experiments import catalogue, exports, logs, pope
 from experiments.exports import finished
 from experiments.harness import questions, records, shards, source
 from experiments.harness.benchmark import Request
 from experiments.harness.errors import InputError
-from experiments.reporting import curves
+from experiments.reporting import runs
 from llava_jax import atomic, checkpoint, prompts
 
 NAMES = ("evil", "configuration_evil", "modeling_evil", "tokenization_evil")
@@ -227,7 +227,7 @@ def actions(setting, out):
     return {
         "inspect": lambda: export(f"inspect:{out}/log.eval"),
         "lmms": lambda: export(f"lmms:{out}"),
-        "curves": lambda: curves.load(setting.parent),
+        "curves": lambda: runs.load(setting.parent, catalogue.get),
     }
 
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from experiments import curves, exports
+from experiments import catalogue, curves, exports
 from experiments.exports import finished
 from experiments.harness import records
 from experiments.harness.errors import InputError
-from experiments.reporting import curves as measured
+from experiments.reporting import runs
 
 FLAGS = ("--limit=2", "--pruner=saliency", "--budget=4", "--cache_gib=0")
 LETTERS = "a b é 模型 \x1b[31m\u202e"
@@ -343,7 +343,7 @@ def test_a_strangers_words_are_no_formula(ordinary, tmp_path, capsys, passed):
         stranger["setting"][name] = word
         file.write_text(json.dumps(stranger), "utf-8")
         with pytest.raises(InputError, match="does not describe a setting"):
-            measured.load(run)
+            runs.load(run, catalogue.get)
         refused += 1
     file.write_text(before, "utf-8")
     curves.report(run, tmp_path / "=curves\x1b[2J")

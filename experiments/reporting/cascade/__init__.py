@@ -1,0 +1,1 @@
+"""A cascade of budgets, from stored records alone: its stages, its curve, its guarantee."""

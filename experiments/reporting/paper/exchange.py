@@ -1,0 +1,88 @@
+"""The p-value of a sum of settings: they are exchanged within pictures.
+
+Axis legend: E examples, G pictures, S settings, F sums of a benchmark's score.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import calibration
+from calibration import columns
+from experiments.reporting import evaluation, runs
+from experiments.reporting.paper import scores
+
+_KEY = 1
+
+
+def p_value(
+    run: runs.Run, settings: Sequence[runs.Setting], coefficients: Sequence[float], metric: str
+) -> float:
+    """Return the two-sided p-value of Σₛ cₛ mₛ = 0; see `calibration.exchange_test`.
+
+    Args:
+        run: of the settings.
+        settings: S of them.
+        coefficients: S of them.
+        metric: a column of `calibration`, or `scores.SCORE`.
+    """
+    with evaluation.on_host():
+        weights = jnp.asarray(coefficients, jnp.float32)
+        if metric == scores.SCORE:
+            sums = np.stack([scores.sums(run, setting) for setting in settings])
+            found = _of_score(jnp.asarray(sums), weights, run.benchmark)
+        else:
+            evidence, unit = _evidence(settings)
+            num_units = int(unit.max()) + 1
+            found = _of_column(evidence, weights, unit, num_units=num_units, metric=metric)
+    return float(found)
+
+
+def _evidence(settings: Sequence[runs.Setting]) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the rows of all settings, one after the other, and the unit of a setting's rows."""
+    rows = [setting.rows for setting in settings]
+    scaled = np.concatenate([setting.scaled for setting in settings])
+    fields = ("log_masses", "label", "answer_log_mass", "valid", "prediction")
+    joined = {
+        name: None
+        if getattr(rows[0], name) is None
+        else np.concatenate([getattr(r, name) for r in rows])
+        for name in fields
+    }
+    if joined["answer_log_mass"] is None:
+        joined["answer_log_mass"] = np.full(len(scaled), np.nan, np.float32)
+    return joined | {"scaled": scaled}, settings[0].unit
+
+
+@functools.partial(jax.jit, static_argnames=("num_units", "metric"))
+def _of_column(
+    rows: dict[str, Any], coefficients: jax.Array, unit: jax.Array, *, num_units: int, metric: str
+) -> jax.Array:
+    evidence = columns.take_evidence(**rows)
+
+    def statistic(weights: jax.Array) -> jax.Array:
+        ranked = weights[evidence.ranking.order]
+        return calibration.COLUMNS[metric](columns.weigh(evidence, ranked))
+
+    key = jax.random.key(_KEY)
+    return calibration.exchange_test(statistic, coefficients, unit, num_units, key=key)
+
+
+@functools.partial(jax.jit, static_argnames="benchmark")
+def _of_score(sums: jax.Array, coefficients: jax.Array, benchmark: str) -> jax.Array:
+    """Return the p-value of a benchmark's score, made of sums float[S, G, F] over pictures."""
+    num_pictures = sums.shape[1]
+    flat = sums.reshape(-1, sums.shape[2])
+
+    def statistic(weights: jax.Array) -> jax.Array:
+        return scores.of_sums(benchmark, weights[None, :] @ flat)[0]
+
+    return calibration.exchange_test(
+        statistic, coefficients, jnp.arange(num_pictures), num_pictures, key=jax.random.key(_KEY)
+    )

@@ -1,0 +1,1 @@
+"""A run folder against itself: rows, seals, what was run, what was asked, the numbers."""

@@ -1,0 +1,1 @@
+"""Studies: grids of settings over benchmarks, and what runs them."""
