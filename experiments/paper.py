@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from experiments.harness import errors, program, terminal
+from experiments.harness import errors, objects, program, terminal
 from experiments.harness.config import RunConfig
 from experiments.studies import definition
 from experiments.studies import flags as study_flags
@@ -53,11 +53,15 @@ def start() -> None:
 
 def _main(parts: list[str], resume: str) -> int:
     """Run what the flags name; return the exit code."""
+    from experiments.reporting import figures
     from experiments.studies import running
 
     if unknown := [part for part in parts if part not in PARTS]:
         raise errors.UsageError(f"--part={unknown[0]} is none of {', '.join(PARTS)}")
     base = study_flags.base()
+    if objects.is_url(base.out):
+        raise errors.UsageError(f"--out={base.out}: tables and figures are written to a folder")
+    figures.require_matplotlib()
     out, pace = pathlib.Path(base.out), running.Pace.load(pathlib.Path(base.out))
     studies = {part: _study(part, base) for part in parts}
     prepared = {part: running.prepare(runs, _inside(base, part)) for part, runs in studies.items()}
@@ -68,12 +72,12 @@ def _main(parts: list[str], resume: str) -> int:
     for part, steps in prepared.items():
         _announce(part, steps, pace)
     worst = errors.COMPLETE
-    for steps in prepared.values():
-        codes = list(running.answer(steps, pace, resume, _unreported))
+    for i, (part, steps) in enumerate(prepared.items()):
+        if i:
+            _announce(part, steps, pace)
+        worst = max([worst, *running.answer(steps, pace, resume, _unreported)])
         pace.save(out)
-        worst = max(worst, *codes, errors.COMPLETE)
-        if steps:
-            _write(base)
+        _write(base)
     return worst
 
 

@@ -19,7 +19,6 @@ from experiments.harness.errors import InputError
 from experiments.reporting import runs
 
 METRICS = ("accuracy", "ece", "nll", "overconfidence")
-_NOT_THE_METHOD = ("pruner", "budget", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +112,13 @@ def of(run: runs.Run) -> Curves:
 
 def _group(settings: Sequence[Mapping[str, Any]]) -> list[tuple[Point, list[int]]]:
     """Return the points and their settings' indices, budgets rising within a method."""
-    names = [_method(setting, settings) for setting in settings]
+    names = [runs.method(setting, settings) for setting in settings]
     groups: dict[tuple[str, int], list[int]] = {}
     for index, (name, setting) in enumerate(zip(names, settings, strict=True)):
         groups.setdefault((name, setting["budget"]), []).append(index)
     points = []
     for (name, budget), group in groups.items():
-        own = {k: v for k, v in settings[group[0]].items() if k not in _NOT_THE_METHOD}
+        own = {k: v for k, v in settings[group[0]].items() if k not in runs.NOT_THE_METHOD}
         seeds = tuple(settings[index]["seed"] for index in group)
         points.append((Point(name, settings[group[0]]["pruner"], own, budget, seeds), group))
     return [points[0], *sorted(points[1:], key=lambda found: _rank(found[0]))]
@@ -129,14 +128,3 @@ def _rank(point: Point) -> tuple[Any, ...]:
     """Return what sorts points: pruner, hyper-parameters (None is no number), budget."""
     values = [(type(value).__name__, value) for value in point.hyperparameters.values()]
     return point.pruner, values, point.budget
-
-
-def _method(setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> str:
-    """Name the pruner and the hyper-parameters in which its settings differ."""
-    others = [other for other in settings if other["pruner"] == setting["pruner"]]
-    words = [
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in setting.items()
-        if name not in _NOT_THE_METHOD and any(other[name] != value for other in others)
-    ]
-    return " ".join([setting["pruner"], *words])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import math
 import pathlib
@@ -68,6 +69,12 @@ def budget_curves(curves: Curves, path: pathlib.Path) -> tuple[pathlib.Path, ...
     return save(lambda: _draw(curves), path, _csv(curves))
 
 
+def require_matplotlib() -> None:
+    """Raise InputError unless matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("figures need matplotlib: pip install -e '.[figures]'")
+
+
 def save(draw: Callable[[], Figure], path: pathlib.Path, table: str) -> tuple[pathlib.Path, ...]:
     """Write a figure, and the numbers that were drawn beside it.
 
@@ -82,10 +89,9 @@ def save(draw: Callable[[], Figure], path: pathlib.Path, table: str) -> tuple[pa
     Raises:
         InputError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import style
-    except ImportError:
-        raise InputError("figures need matplotlib: pip install -e '.[figures]'") from None
+    require_matplotlib()
+    from matplotlib import style
+
     path.parent.mkdir(parents=True, exist_ok=True)
     files = tuple(path.with_name(f"{path.name}.{kind}") for kind in _METADATA)
     with style.context(["default", _STYLE]):

@@ -10,7 +10,7 @@ import functools
 import pathlib
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,8 @@ from experiments.scoring.answer import Answer
 FULL = "none"
 """The pruner that keeps everything."""
 NUM_RESAMPLES = 1000
+NOT_THE_METHOD = ("pruner", "budget", "seed")
+"""Of what a setting is, all but its method."""
 _PRUNER = re.compile(r"\w[\w.-]*")
 _OF_THE_SETTING = {"setting", "clip"}  # what settings of one run may differ in
 _USED = {
@@ -326,9 +328,17 @@ def draws(num_units: int) -> np.ndarray:
         return np.concatenate([np.ones((1, num_units), np.int32), np.asarray(drawn)])
 
 
-def groups(settings: Sequence[Setting]) -> Iterator[tuple[Setting, ...]]:
-    """Yield the settings in groups that differ in the seed alone."""
-    found: dict[str, list[Setting]] = {}
-    for setting in settings:
-        found.setdefault(str({**setting.about, "seed": None}), []).append(setting)
-    yield from map(tuple, found.values())
+def method(about: Mapping[str, Any], abouts: Sequence[Mapping[str, Any]]) -> str:
+    """Name a setting's pruner and the hyper-parameters in which its settings differ.
+
+    Args:
+        about: of the setting.
+        abouts: of all settings.
+    """
+    others = [other for other in abouts if other["pruner"] == about["pruner"]]
+    words = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in about.items()
+        if name not in NOT_THE_METHOD and any(other.get(name) != value for other in others)
+    ]
+    return " ".join([about["pruner"], *words])

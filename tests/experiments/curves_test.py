@@ -1,6 +1,7 @@
 """Curves of a made-up run: the calibration library's numbers, paired, and their figure."""
 
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
@@ -219,7 +220,7 @@ def test_the_numbers_stand_beside_the_figure(found, tmp_path):
 
 
 def test_without_matplotlib_one_line_says_what_to_install(found, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[figures\]'"):
         figures.budget_curves(found, tmp_path / "curves")
     assert not list(tmp_path.iterdir())

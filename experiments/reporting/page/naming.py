@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.reporting.runs import Setting
-
-_OWN_WORDS = ("pruner", "budget", "seed")
+from experiments.reporting.runs import Setting, method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +46,7 @@ def by_method(named: Sequence[Named]) -> dict[str, list[int]]:
 
 def _names(about: Mapping[str, Any], abouts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Return method and label: the pruner, and the values in which its settings differ."""
-    others = [other for other in abouts if other["pruner"] == about["pruner"]]
-    words = [
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in about.items()
-        if name not in _OWN_WORDS and any(other.get(name) != value for other in others)
-    ]
-    method = " ".join([about["pruner"], *words])
+    name, others = method(about, abouts), [x for x in abouts if x["pruner"] == about["pruner"]]
     if any(other["seed"] != about["seed"] for other in others):
-        method += f", seed {about['seed']}"
-    return method, f"{method}, K = {about['budget']}"
+        name += f", seed {about['seed']}"
+    return name, f"{name}, K = {about['budget']}"

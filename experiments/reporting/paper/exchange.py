@@ -40,7 +40,8 @@ def p_value(
         else:
             evidence, unit = _evidence(settings)
             num_units = int(unit.max()) + 1
-            found = _of_column(evidence, weights, unit, num_units=num_units, metric=metric)
+            column = list(calibration.COLUMNS).index(metric)
+            found = _of_column(evidence, weights, unit, column, num_units=num_units)
     return float(found)
 
 
@@ -60,15 +61,15 @@ def _evidence(settings: Sequence[runs.Setting]) -> tuple[dict[str, Any], np.ndar
     return joined | {"scaled": scaled}, settings[0].unit
 
 
-@functools.partial(jax.jit, static_argnames=("num_units", "metric"))
+@functools.partial(jax.jit, static_argnames="num_units")
 def _of_column(
-    rows: dict[str, Any], coefficients: jax.Array, unit: jax.Array, *, num_units: int, metric: str
+    rows: dict[str, Any], coefficients: jax.Array, unit: jax.Array, column: int, *, num_units: int
 ) -> jax.Array:
+    """Return the p-value of a column; all are evaluated, by one program."""
     evidence = columns.take_evidence(**rows)
 
     def statistic(weights: jax.Array) -> jax.Array:
-        ranked = weights[evidence.ranking.order]
-        return calibration.COLUMNS[metric](columns.weigh(evidence, ranked))
+        return columns.evaluate_columns(evidence, weights[evidence.ranking.order])[column]
 
     key = jax.random.key(_KEY)
     return calibration.exchange_test(statistic, coefficients, unit, num_units, key=key)

@@ -37,7 +37,7 @@ def p_values(key, trend, number, pictures=20):
         def ece(weights):
             return calibration.expected_calibration_error(confidence, correct, weights)
 
-        how = {"key": keys[4], "num_draws": 99}
+        how = {"key": keys[4], "num_draws": 39}
         return calibration.exchange_test(ece, SLOPE, image, pictures, **how)
 
     return jax.lax.map(one, jax.random.split(key, number))
