@@ -33,7 +33,7 @@ def exchange_test(
 
     Args:
         statistic: function of 0/1 weights[S · E] over the rows of all settings, one setting
-            after the other, to the metric of the rows of weight 1.
+            after the other, to a metric, or several, of the rows of weight 1: float[...].
         coefficients: float[S], such as (−1, 1), or those of a slope.
         group: int[E] in [0, num_groups), for instance the image of each row.
         num_groups: G.
@@ -41,7 +41,7 @@ def exchange_test(
         num_draws: R.
 
     Returns:
-        float[], two-sided; NaN where the statistic is.
+        float[...], two-sided; NaN where the statistic is.
 
     Raises:
         AssertionError: if group is not [E] or coefficients not [S].
@@ -56,7 +56,9 @@ def exchange_test(
             taken = owner[group, setting][None, :] == settings[:, None]
             return statistic(taken.ravel().astype(jnp.int32))
 
-        return jnp.sum(coefficients * jax.lax.map(metric, settings))
+        return jnp.tensordot(
+            coefficients, jax.lax.map(metric, settings), 1, precision=jax.lax.Precision.HIGHEST
+        )
 
     def draw(key: jax.Array) -> jax.Array:
         order = jnp.broadcast_to(settings, (num_groups, settings.size))
@@ -64,5 +66,6 @@ def exchange_test(
 
     observed = jnp.abs(dealt(jnp.broadcast_to(settings, (num_groups, settings.size))))
     drawn = jnp.abs(jax.lax.map(draw, jax.random.split(key, num_draws)))
-    p_value = (1 + jnp.sum(drawn >= observed * (1 - _TIE))) / (num_draws + 1)
-    return jnp.where(jnp.any(jnp.isnan(drawn)) | jnp.isnan(observed), jnp.nan, p_value)
+    as_large = drawn >= (observed * (1 - _TIE))[None]
+    p_value = (1 + jnp.sum(as_large, axis=0)) / (num_draws + 1)
+    return jnp.where(jnp.any(jnp.isnan(drawn), axis=0) | jnp.isnan(observed), jnp.nan, p_value)

@@ -147,7 +147,8 @@ class Table:
         return text.getvalue()
 
     def write(self, folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
-        """Write ``<folder>/<name>.md``, ``.tex`` and ``.csv``; return them."""
+        """Write ``<folder>/<name>.md``, ``.tex`` and ``.csv``; the folder is made."""
+        folder.mkdir(parents=True, exist_ok=True)
         contents = {".md": self.markdown(), ".tex": self.latex(), ".csv": self.csv()}
         files = tuple(folder / f"{self.name}{end}" for end in contents)
         for file, content in zip(files, contents.values(), strict=True):

@@ -10,7 +10,7 @@ import functools
 import pathlib
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -326,6 +326,14 @@ def draws(num_units: int) -> np.ndarray:
         _, key = jax.random.split(jax.random.key(evaluation.BOOTSTRAP_SEED))
         drawn = calibration.resample_counts(key, num_units, NUM_RESAMPLES)
         return np.concatenate([np.ones((1, num_units), np.int32), np.asarray(drawn)])
+
+
+def groups(settings: Sequence[Setting]) -> Iterator[tuple[Setting, ...]]:
+    """Yield the settings in groups that differ in the seed alone."""
+    found: dict[str, list[Setting]] = {}
+    for setting in settings:
+        found.setdefault(str({**setting.about, "seed": None}), []).append(setting)
+    yield from map(tuple, found.values())
 
 
 def method(about: Mapping[str, Any], abouts: Sequence[Mapping[str, Any]]) -> str:

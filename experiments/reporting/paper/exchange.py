@@ -32,17 +32,24 @@ def p_value(
         coefficients: S of them.
         metric: a column of `calibration`, or `scores.SCORE`.
     """
+    weights = tuple(coefficients)
+    if metric != scores.SCORE:
+        return _by_column(tuple(settings), weights)[metric]
     with evaluation.on_host():
-        weights = jnp.asarray(coefficients, jnp.float32)
-        if metric == scores.SCORE:
-            sums = np.stack([scores.sums(run, setting) for setting in settings])
-            found = _of_score(jnp.asarray(sums), weights, run.benchmark)
-        else:
-            evidence, unit = _evidence(settings)
-            num_units = int(unit.max()) + 1
-            column = list(calibration.COLUMNS).index(metric)
-            found = _of_column(evidence, weights, unit, column, num_units=num_units)
-    return float(found)
+        sums = np.stack([scores.sums(run, setting) for setting in settings])
+        return float(_of_score(jnp.asarray(sums), jnp.asarray(weights), run.benchmark))
+
+
+@functools.cache
+def _by_column(
+    settings: tuple[runs.Setting, ...], coefficients: tuple[float, ...]
+) -> dict[str, float]:
+    """Return the p-value of every column: one pass over the draws serves all."""
+    with evaluation.on_host():
+        rows, unit = _evidence(settings)
+        num_units = int(unit.max()) + 1
+        found = _of_columns(rows, jnp.asarray(coefficients), unit, num_units=num_units)
+        return dict(zip(calibration.COLUMNS, found.tolist(), strict=True))
 
 
 def _evidence(settings: Sequence[runs.Setting]) -> tuple[dict[str, Any], np.ndarray]:
@@ -62,14 +69,14 @@ def _evidence(settings: Sequence[runs.Setting]) -> tuple[dict[str, Any], np.ndar
 
 
 @functools.partial(jax.jit, static_argnames="num_units")
-def _of_column(
-    rows: dict[str, Any], coefficients: jax.Array, unit: jax.Array, column: int, *, num_units: int
+def _of_columns(
+    rows: dict[str, Any], coefficients: jax.Array, unit: jax.Array, *, num_units: int
 ) -> jax.Array:
-    """Return the p-value of a column; all are evaluated, by one program."""
+    """Return float[columns]."""
     evidence = columns.take_evidence(**rows)
 
     def statistic(weights: jax.Array) -> jax.Array:
-        return columns.evaluate_columns(evidence, weights[evidence.ranking.order])[column]
+        return columns.evaluate_columns(evidence, weights[evidence.ranking.order])
 
     key = jax.random.key(_KEY)
     return calibration.exchange_test(statistic, coefficients, unit, num_units, key=key)
