@@ -108,7 +108,7 @@ def report(
         UsageError: the settings are not there, or not told apart.
     """
     asked = stages.of(runs.load(run, catalogue.get), budgets, **about)
-    found = curve.of(asked, curve.resamples(asked.num_pictures))
+    found = curve.of(asked, runs.draws(asked.num_pictures))
     rules, guaranteed, points = tables.of(found, risks, delta=delta)
     print(f"{rules.text()}\n\n{guaranteed.text()}\n")
     out.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def _main(parts: list[str], resume: str) -> int:
     for i, (part, steps) in enumerate(prepared.items()):
         if i:
             _announce(part, steps, pace)
-        worst = max([worst, *running.answer(steps, pace, resume, _unreported)])
+        worst = max([worst, *running.answer(steps, pace, resume, _measure)])
         pace.save(out)
         _write(base)
     return worst
@@ -108,11 +108,16 @@ def _announce(part: str, steps: tuple[running.Step, ...], pace: running.Pace) ->
     print(f"{part}: {left}", file=sys.stderr)
 
 
-def _unreported(step: running.Step, outcome: command.Outcome) -> int:
-    """Return a step's exit code; its numbers are in the tables."""
+def _measure(step: running.Step, outcome: command.Outcome) -> int:
+    """Write a run's results.json; return the exit code."""
     from experiments import application
+    from experiments.reporting import aggregate
 
-    return application.incomplete(step.config, outcome) or errors.COMPLETE
+    if (code := application.incomplete(step.config, outcome)) is not None:
+        return code
+    mode = step.config.mode
+    aggregate.results(step.config.folder, outcome.folders, step.benchmark, mode)
+    return errors.FAILED_ROWS if outcome.failed else errors.COMPLETE
 
 
 def _check_setup(base: RunConfig, resume: str) -> None:
@@ -125,7 +130,7 @@ def _check_setup(base: RunConfig, resume: str) -> None:
     (pope, *_) = definition.read("tables")
     alone = dataclasses.replace(pope, grids=({"pruner": ("none",)},))
     steps = running.prepare((alone,), _inside(base, "tables"))
-    for code in running.answer(steps, running.Pace(), resume, _unreported):
+    for code in running.answer(steps, running.Pace(), resume, _measure):
         if code:
             return
     for step in steps:

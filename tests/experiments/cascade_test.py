@@ -277,7 +277,7 @@ def run(out):
 @pytest.fixture(scope="module")
 def found(run):
     asked = stages.of(run, pruner="scope", alpha=0.5)
-    return curve.of(asked, curve.resamples(asked.num_pictures))
+    return curve.of(asked, runs.draws(asked.num_pictures))
 
 
 def test_stages_are_one_methods_budgets_and_full_tokens(run, found):

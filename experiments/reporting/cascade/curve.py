@@ -8,11 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 
-import calibration
-from experiments.reporting import evaluation, runs
 from experiments.reporting.cascade.stages import THRESHOLDS, Stages, oracle, stops
 
 
@@ -74,21 +71,6 @@ class Curve:
     fixed: Points
     oracle: Points
     counts: np.ndarray
-
-
-def resamples(num_pictures: int) -> np.ndarray:
-    """Draw the resamples of pictures that reports have, the pictures themselves first.
-
-    Args:
-        num_pictures: G.
-
-    Returns:
-        int[1+R, G].
-    """
-    with evaluation.on_host():
-        _, key = jax.random.split(jax.random.key(evaluation.BOOTSTRAP_SEED))
-        drawn = np.asarray(calibration.resample_counts(key, num_pictures, runs.NUM_RESAMPLES))
-    return np.concatenate([np.ones_like(drawn[:1]), drawn])
 
 
 def of(stages: Stages, counts: np.ndarray) -> Curve:

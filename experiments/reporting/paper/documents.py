@@ -96,7 +96,7 @@ def _cascade(pope: runs.Run, out: pathlib.Path) -> list[pathlib.Path]:
     """Write what a budget by need would do: default SCOPE, more tokens where the margin is low."""
     about = {name: value for name, value in scope(0).items() if name != "budget"}
     asked = stages.of(pope, **about)
-    found = curve.of(asked, curve.resamples(asked.num_pictures))
+    found = curve.of(asked, runs.draws(asked.num_pictures))
     rules, guaranteed, points = cascade_tables.of(found, _RISKS, delta=_DELTA)
     drawn = figure.draw(found, out / "figures" / points.name, points.csv())
     return [*rules.write(out / "tables"), *guaranteed.write(out / "tables"), *drawn]
