@@ -68,6 +68,19 @@ def test_the_exchange_test_is_the_share_of_draws_that_are_as_large():
     assert float(found) == pytest.approx(exact, abs=0.03)
 
 
+def test_no_draw_is_as_large_and_yet_p_is_not_zero():
+    """Thirty pictures that all agree: the observed order itself counts as a draw."""
+    values = jnp.concatenate([jnp.ones(30), jnp.zeros(30)])
+    found = calibration.exchange_test(
+        lambda weights: jnp.stack([jnp.sum(weights * values), jnp.nan]),
+        *(jnp.array([1.0, -1]), jnp.arange(30), 30),
+        key=jax.random.key(3),
+        num_draws=99,
+    )
+    assert float(found[0]) == pytest.approx(1 / 100)
+    assert np.isnan(found[1])
+
+
 def test_the_slope_is_that_of_least_squares():
     x, y = [32.0, 64.0, 128.0, 192.0], [0.3, 0.1, 0.7, 0.2]
     assert slope_weights(x) @ y == pytest.approx(np.polyfit(x, y, 1)[0])

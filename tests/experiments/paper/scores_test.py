@@ -90,6 +90,13 @@ def test_a_resample_is_the_score_of_the_pictures_that_it_drew(name):
     assert found[5] == pytest.approx(want, rel=1e-9)
 
 
+def test_a_picture_of_mme_with_one_answer_does_not_count():
+    answers, image = asked("mme")
+    run = Run("mme", answers[:-1], image[:-1])
+    want = SCORES["mme"](run.scorer.score(answers[:-1])["lmms_eval"])
+    assert scores.samples(run, Setting(image[:-1]))[0] == pytest.approx(want, rel=1e-9)
+
+
 def _copy(answer, number):
     """Return an answer about another picture that happens to be the same."""
 
