@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from experiments.harness import questions, records
-from experiments.harness.errors import InputError, UsageError
+from experiments.harness.errors import InputError
 from experiments.harness.records import Record
 from experiments.reporting import evaluation, predictions
 from experiments.reporting.evaluation import Scorer
@@ -221,8 +221,6 @@ def _metrics(
             found.append(evaluation.of_setting(folder, benchmark, "default")["metrics"])
         except (LookupError, TypeError, AttributeError, ArithmeticError):
             raise InputError(f"{folder / records.RUN} does not describe a setting") from None
-        except UsageError as error:
-            raise InputError(f"{folder / records.RUN}: {error}") from None
     return {name: (found[0][name]["value"], found[1][name]["value"]) for name in METRICS}
 
 

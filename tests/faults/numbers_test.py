@@ -66,7 +66,7 @@ def test_what_is_not_finite_fails_alone(config, monkeypatch, capsys, times, pass
         assert (outcome.failed, outcome.answered) == (len(lost), len(clean) - len(lost))
         assert lines(outcome) == {key: clean[key] for key in clean if key not in lost}
         kept += outcome.answered
-        assert application._report(pope.BENCHMARK, here, outcome) == errors.FAILED_ROWS
+        assert application.report(pope.BENCHMARK, here, outcome) == errors.FAILED_ROWS
         said = capsys.readouterr()
         assert said.out == "", "no metric is printed"
         assert f"{len(lost)} rows failed" in said.err
@@ -86,7 +86,7 @@ def test_a_table_without_failed_rows_says_so(config, monkeypatch, capsys):
 
     monkeypatch.setattr(answering, "answer", spoilt)
     outcome = answered(config)
-    assert application._report(pope.BENCHMARK, config, outcome) == errors.FAILED_ROWS
+    assert application.report(pope.BENCHMARK, config, outcome) == errors.FAILED_ROWS
     said = capsys.readouterr().out
     assert f"pope: {outcome.answered} rows on" in said
     assert f"{outcome.failed} ROWS FAILED and are left out" in said
@@ -118,7 +118,7 @@ def test_a_text_that_is_not_finite_fails_alone(config, fixtures_dir, monkeypatch
     rows = records.read_records(outcome.folders[0]).values()
     assert outcome.failed == len({row.image for row in rows})
     assert outcome.answered == len(rows) > 0
-    assert application._report(gqa.BENCHMARK, config, outcome) == errors.FAILED_ROWS
+    assert application.report(gqa.BENCHMARK, config, outcome) == errors.FAILED_ROWS
 
 
 # Numbers at the edge of float32, against numpy in float64

@@ -94,7 +94,7 @@ def test_another_number_of_processes_finishes_a_run(small):
 
 def test_a_missing_process_is_named(small, capsys, passed):
     config = dataclasses.replace(small, num_processes=3, process_id=1)
-    assert application._report(pope.BENCHMARK, config, run(config)) == 0
+    assert application.report(pope.BENCHMARK, config, run(config)) == 0
     out = capsys.readouterr().out
     assert "--process_id=0, 2" in out
     assert "ECE" not in out

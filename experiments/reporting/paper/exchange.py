@@ -18,6 +18,8 @@ from calibration import columns
 from experiments.reporting import evaluation, runs
 from experiments.reporting.paper import scores
 
+NUM_DRAWS = 999
+"""The smallest p-value is one in 1,000."""
 _KEY = 1
 
 
@@ -78,8 +80,8 @@ def _of_columns(
     def statistic(weights: jax.Array) -> jax.Array:
         return columns.evaluate_columns(evidence, weights[evidence.ranking.order])
 
-    key = jax.random.key(_KEY)
-    return calibration.exchange_test(statistic, coefficients, unit, num_units, key=key)
+    how = {"key": jax.random.key(_KEY), "num_draws": NUM_DRAWS}
+    return calibration.exchange_test(statistic, coefficients, unit, num_units, **how)
 
 
 @functools.partial(jax.jit, static_argnames="benchmark")
@@ -91,6 +93,6 @@ def _of_score(sums: jax.Array, coefficients: jax.Array, benchmark: str) -> jax.A
     def statistic(weights: jax.Array) -> jax.Array:
         return scores.of_sums(benchmark, weights[None, :] @ flat)[0]
 
-    return calibration.exchange_test(
-        statistic, coefficients, jnp.arange(num_pictures), num_pictures, key=jax.random.key(_KEY)
-    )
+    how = {"key": jax.random.key(_KEY), "num_draws": NUM_DRAWS}
+    pictures = jnp.arange(num_pictures)
+    return calibration.exchange_test(statistic, coefficients, pictures, num_pictures, **how)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from experiments.harness import questions, records
-from experiments.harness.errors import InputError, UsageError
+from experiments.harness.errors import InputError
 from experiments.harness.records import Record
 from experiments.reporting import aggregate
 from experiments.reporting.evaluation import Scorer
@@ -187,7 +187,7 @@ def _scorers(
         try:
             if name:
                 known[setting.folder.name] = scorer(name)
-        except UsageError as error:
+        except InputError as error:
             found.append(Finding(setting.folder / records.RUN, "identity.benchmark", str(error)))
     return known, found
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import catalogue
 from experiments.harness import questions, records, sealing, shards
-from experiments.reporting.paper import documents
+from experiments.reporting.paper import documents, exchange
 from llava_jax import atomic
 
 SPLITS = ("random", "popular", "adversarial")
@@ -113,6 +113,14 @@ def masses_of(benchmark, rng, sharper):
     base[np.arange(len(found)), [label(question) for question in found]] += 1.5
     base *= sharper
     return (base - np.logaddexp.reduce(base, axis=1)[:, None]).astype(np.float32)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_draws():
+    """Exchange settings 99 times, not 999, lest most of the time goes there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "NUM_DRAWS", 99)
+        yield
 
 
 @pytest.fixture(scope="session")
