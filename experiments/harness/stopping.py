@@ -27,6 +27,7 @@ class Stop:
     def __init__(self, resume: str):
         self._resume = resume
         self._asked: signal.Signals | None = None
+        self._pressed = False  # Ctrl-C, before or after a SIGTERM
 
     def __enter__(self) -> Stop:
         self._read, self._write = os.pipe()
@@ -62,13 +63,14 @@ class Stop:
             number = signal.Signals(numbers[0])
             if number not in _HEARD:
                 continue
-            if number == signal.SIGINT and self._asked == number:
+            if number == signal.SIGINT and self._pressed:
                 line = last_line("stopped by Ctrl-C", self._resume)
                 print(f"\n{line}", file=sys.stderr, flush=True)
                 os._exit(CTRL_C)
             if number == signal.SIGINT:
                 line = "stopping after this batch; Ctrl-C again stops at once"
                 print(f"\n{line}", file=sys.stderr, flush=True)
+                self._pressed = True
             self._asked = number
 
 
