@@ -159,9 +159,14 @@ class Run:
     @property
     def heading(self) -> str:
         """Which benchmark, model and data it was, in words: the names are in the flags."""
-        model, data = (pathlib.PurePath(self.flags.get(n, "?")).name for n in ("model", "data"))
-        name = inert(f"{self.benchmark}: model {model}, data {data}")
+        name = f"{inert(self.benchmark)}: {self.source}"
         return f"{name}; {self.num_rows} rows on {self.num_images} pictures"
+
+    @property
+    def source(self) -> str:
+        """Which model and data it was, in words."""
+        model, data = (pathlib.PurePath(self.flags.get(n, "?")).name for n in ("model", "data"))
+        return inert(f"model {model}, data {data}")
 
     @property
     def model(self) -> str:

@@ -44,8 +44,8 @@ class Evidence:
         first = next(iter(self.runs.values()))
         mode = f"mode {first.full.mode}"
         if first.model == EMBEDDED:
-            return f"{first.heading}; {mode}; the small embedded model, no result of LLaVA-1.5-7B"
-        return f"{first.heading}; {mode}"
+            return f"{first.source}; {mode}; the small embedded model, no result of LLaVA-1.5-7B"
+        return f"{first.source}; {mode}"
 
     def samples(self, name: str, metric: str, **about: Any) -> np.ndarray | None:
         """Return a metric on the rows themselves and on every resample, the mean over seeds.
