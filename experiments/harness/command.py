@@ -82,15 +82,17 @@ class Work:
     @property
     def missing(self) -> int:
         """Answers that no process has given yet."""
-        open_folders = (folder for folder in self.folders if not folder.sealed)
-        return sum(len(set(folder.keys) - folder.done()) for folder in open_folders)
+        return sum(map(_missing, self.folders))
 
     @property
     def flops(self) -> int:
-        """Operations of decoder and projector for what is not sealed yet, text not counted."""
+        """Operations of decoder and projector for those answers, generated text not counted."""
         cfg, work = self.inputs.source.cfg, self.inputs.plan
         pairs = zip(self.settings, self.folders, strict=True)
-        return sum(accounts.flops(work, s, cfg) for s, folder in pairs if not folder.sealed)
+        return sum(
+            accounts.flops(work, setting, cfg) * _missing(folder) // len(folder.keys)
+            for setting, folder in pairs
+        )
 
     @property
     def planned(self) -> tuple[plan.Plan, Sequence[Setting], Source]:
@@ -105,6 +107,11 @@ class Work:
         """
         if self.store:
             self.store.send()
+
+
+def _missing(folder: RunFolder) -> int:
+    """Return how many answers of a setting no process has given yet."""
+    return 0 if folder.sealed else len(set(folder.keys) - folder.done())
 
 
 def prepare(

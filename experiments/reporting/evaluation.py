@@ -180,26 +180,40 @@ def entry(
     Raises:
         ValueError: an input is invalid.
     """
-    with on_host():
-        report = calibration.report.evaluate(
-            log_masses,
-            label,
-            answer_log_mass,
-            prediction=prediction,
-            valid=valid,
-            group=group,
-            split=split,
-            num_splits=len(splits),
-            key=jax.random.key(BOOTSTRAP_SEED),
-            mode=mode,
-        )
-        found = report.to_dict(splits)
+    found = measure(
+        log_masses,
+        label,
+        answer_log_mass,
+        prediction=prediction,
+        valid=valid,
+        group=group,
+        split=split,
+        num_splits=len(splits),
+        mode=mode,
+    ).to_dict(splits)
     return {
         "n": len(label),
         "images": int(group.max()) + 1,
         "metrics": found["metrics"],
         "splits": found["splits"],
     }
+
+
+def measure(
+    log_masses: np.ndarray, label: np.ndarray, answer_log_mass: np.ndarray | None, **how: Any
+) -> calibration.Report:
+    """Return `calibration.evaluate` on the host, every setting resampled alike.
+
+    Args:
+        log_masses: float32[E, C].
+        label: int32[E].
+        answer_log_mass: float32[E], None if unknown.
+        how: further arguments of `calibration.evaluate`, but the key.
+    """
+    with on_host():
+        key = jax.random.key(BOOTSTRAP_SEED)
+        found = calibration.evaluate(log_masses, label, answer_log_mass, key=key, **how)
+        return jax.tree.map(np.asarray, found)
 
 
 def _same_but_for_the_seed(run: Mapping[str, Any]) -> str:

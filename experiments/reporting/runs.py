@@ -72,19 +72,13 @@ class Setting:
     def report(self) -> calibration.Report:
         """Every metric over all rows; its samples are paired with those of other settings."""
         rows = self.rows
-        with evaluation.on_host():
-            found = calibration.evaluate(
-                rows.log_masses,
-                rows.label,
-                rows.answer_log_mass,
-                prediction=rows.prediction,
-                valid=rows.valid,
-                group=rows.image,
-                key=jax.random.key(evaluation.BOOTSTRAP_SEED),
-                num_resamples=NUM_RESAMPLES,
-                mode=self.mode,
-            )
-        return jax.tree.map(np.asarray, found)
+        how = {"prediction": rows.prediction, "valid": rows.valid, "group": rows.image}
+        return evaluation.measure(
+            *(rows.log_masses, rows.label, rows.answer_log_mass),
+            num_resamples=NUM_RESAMPLES,
+            mode=self.mode,
+            **how,
+        )
 
     @functools.cached_property
     def top(self) -> calibration.TopLabel:

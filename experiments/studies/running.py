@@ -129,5 +129,6 @@ def answer(
         if outcome.answered:
             pace.seconds += time.monotonic() - began
             pace.flops += flops[i]
-        yield then(step, outcome)
+        code = then(step, outcome)
         step.work.send()
+        yield code
