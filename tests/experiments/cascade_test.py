@@ -12,11 +12,9 @@ import pytest
 import calibration
 from experiments import cascade as entry
 from experiments import catalogue
-from experiments.harness import records, shards
 from experiments.harness.errors import InputError, UsageError
 from experiments.reporting import runs
 from experiments.reporting.cascade import curve, guarantee, stages, tables
-from llava_jax import atomic
 
 SPLITS = ("adversarial", "popular", "random")
 
@@ -217,55 +215,23 @@ def test_a_fold_is_no_part_of_its_own_choice():
     assert chosen.folds == (0, 0, 0, 1, 0)
 
 
-def write(out, name, margin, label, **setting):
-    """Write a finished setting of 6 rows a picture, as the harness does."""
-    folder = out / name
-    folder.mkdir(parents=True)
-    own = {"pruner": name, "budget": 8, "seed": None, "order": "raster"} | setting
-    identity = {"benchmark": "pope", "dtype": "float32", "setting": own}
-    identity |= {"confidence": {"route": "first_token"}, "data": {"sha256": "0" * 64}}
-    atomic.write(folder / records.RUN, {"identity": identity, "setting": own})
-    (folder / "flags.txt").write_text("--model=models/pocket\n--data=scenes\n")
-    pairs = -np.logaddexp(0, np.stack([-margin, margin], axis=1)).astype(np.float32)
-    rows = [
-        records.Record(
-            key=f"{SPLITS[key % 3]}/{key:04d}",
-            image=f"{key // 6:03d}.png",
-            split=SPLITS[key % 3],
-            label=int(right),
-            log_masses=tuple(map(float, pair)),
-            answer_log_mass=-0.001,
-            token=7,
-            text=None,
-            budget=own["budget"],
-            kept="AA==",
-            run="0" * 16,
-        )
-        for key, (right, pair) in enumerate(zip(label, pairs, strict=True))
-    ]
-    writer = shards.Shard(folder)
-    writer.append(rows)
-    writer.close()
-    (folder / records.SEALED).write_text("{}")
-
-
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tmp_path_factory, write_setting):
     """Full tokens, scope over alpha at three budgets, random with two seeds."""
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 600)
     side = np.where(label == 0, 1, -1)
     full = side * (3 + rng.normal(size=100).repeat(6) + rng.normal(size=600))
-    write(folder, "none", full, label, budget=64)
+    write_setting(folder, "none", full, label, budget=64)
     for budget in (4, 8, 16):
         for alpha in (0.0, 0.5):
             moved = full + 8 * rng.normal(size=600) / np.sqrt(budget)
             setting = {"pruner": "scope", "budget": budget, "alpha": alpha}
-            write(folder, f"scope_k{budget}_alpha{alpha:g}", moved, label, **setting)
+            write_setting(folder, f"scope_k{budget}_alpha{alpha:g}", moved, label, **setting)
     for seed in (0, 1):
         drawn = full + 4 * rng.normal(size=600)
-        write(folder, f"random_{seed}", drawn, label, pruner="random", seed=seed)
+        write_setting(folder, f"random_{seed}", drawn, label, pruner="random", seed=seed)
     return folder
 
 

@@ -14,10 +14,9 @@ import pytest
 import calibration
 from experiments import catalogue
 from experiments import curves as entry
-from experiments.harness import records, shards
+from experiments.harness import records
 from experiments.harness.errors import InputError
 from experiments.reporting import curves, figures, predictions, runs
-from llava_jax import atomic
 
 SPLITS = ("adversarial", "popular", "random")
 PICTURES, ROWS_PER_PICTURE = 40, 6
@@ -26,61 +25,26 @@ ENDS = ("png", "svg", "pdf", "csv")
 METRICS = ("accuracy", "ece", "nll", "overconfidence")
 
 
-def masses(margin):
-    """Return the log masses of yes and no for margins float[E]."""
-    return -np.logaddexp(0, np.stack([-margin, margin], axis=1)).astype(np.float32)
-
-
-def write(out, name, margin, label, *, keys=None, dtype="float32", **setting):
-    """Write a finished setting, as the harness does."""
-    folder = out / name
-    folder.mkdir(parents=True)
-    own = {"pruner": name, "budget": 8, "seed": None, "order": "raster"} | setting
-    identity = {"benchmark": "pope", "dtype": dtype, "setting": own}
-    identity |= {"confidence": {"route": "first_token"}, "data": {"sha256": "0" * 64}}
-    atomic.write(folder / records.RUN, {"identity": identity, "setting": own})
-    (folder / "flags.txt").write_text("--model=models/pocket\n--data=scenes\n")
-    keys = range(len(margin)) if keys is None else keys
-    rows = [
-        records.Record(
-            key=f"{SPLITS[key % 3]}/{key}",
-            image=f"{key // ROWS_PER_PICTURE:03d}.png",
-            split=SPLITS[key % 3],
-            label=int(right),
-            log_masses=tuple(map(float, pair)),
-            answer_log_mass=-0.001,
-            token=7,
-            text=None,
-            budget=own["budget"],
-            kept="AA==",
-            run="0" * 16,
-        )
-        for key, right, pair in zip(keys, label, masses(margin), strict=True)
-    ]
-    writer = shards.Shard(folder)
-    writer.append(rows)
-    writer.close()
-    (folder / records.SEALED).write_text("{}")
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, write_setting):
     """Full tokens, the same again, a correlated method over alpha, one with two seeds."""
     out = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, PICTURES * ROWS_PER_PICTURE)
     of_picture = rng.normal(size=PICTURES).repeat(ROWS_PER_PICTURE)
     full = np.where(label == 0, 1, -1) * (1 + of_picture + rng.normal(size=label.size))
-    write(out, "none", full, label, budget=16)
-    write(out, "same", full, label)
+    write_setting(out, "none", full, label, budget=16)
+    write_setting(out, "same", full, label)
     for alpha in (0.0, 0.5, 10.0):
         for budget in (4, 8):
             moved = full * (1 + alpha) + rng.normal(size=label.size) / budget
             name = f"scope_k{budget}_alpha{alpha:g}"
-            write(out, name, moved, label, pruner="scope", budget=budget, alpha=alpha, gamma=1.0)
+            write_setting(
+                out, name, moved, label, pruner="scope", budget=budget, alpha=alpha, gamma=1.0
+            )
     for seed in (0, 1):
         drawn = full + 2 * rng.normal(size=label.size)
-        write(out, f"random_{seed}", drawn, label, pruner="random", seed=seed)
+        write_setting(out, f"random_{seed}", drawn, label, pruner="random", seed=seed)
     return out
 
 
@@ -164,28 +128,30 @@ def test_pairs_are_narrower_than_independent_settings(found):
 @pytest.mark.parametrize(
     ("name", "change", "named"),
     [
-        ("fewer", {"keys": range(11)}, r"fewer and .*none .*different questions, 1 .*random/11"),
+        ("fewer", {"keys": range(11)}, r"fewer and .*none .*different questions, 1 .*random/0011"),
         ("others", {"keys": range(6, 18)}, "others and .*none .*different questions, 12 "),
         ("half", {"dtype": "float16"}, "half is another run than .*none: dtype differ"),
     ],
 )
-def test_settings_that_cannot_be_paired_are_refused_by_name(tmp_path, name, change, named):
+def test_settings_that_cannot_be_paired_are_refused_by_name(
+    tmp_path, name, change, named, write_setting
+):
     margin, label = np.linspace(-1, 2, 12), np.arange(12) % 2
-    write(tmp_path, "none", margin, label, budget=16)
+    write_setting(tmp_path, "none", margin, label, budget=16)
     size = len(change.get("keys", label))
-    write(tmp_path, name, margin[:size], label[:size], **change)
+    write_setting(tmp_path, name, margin[:size], label[:size], **change)
     with pytest.raises(InputError, match=named):
         load(tmp_path)
 
 
-def test_folders_without_a_curve_are_refused(tmp_path):
+def test_folders_without_a_curve_are_refused(tmp_path, write_setting):
     margin, label = np.ones(6), np.zeros(6)
     with pytest.raises(InputError, match="no finished setting"):
         load(tmp_path)
-    write(tmp_path, "none", margin, label)
+    write_setting(tmp_path, "none", margin, label)
     with pytest.raises(InputError, match="full tokens only"):
         load(tmp_path)
-    write(tmp_path, "scope", margin, label)
+    write_setting(tmp_path, "scope", margin, label)
     (tmp_path / "none" / records.SEALED).unlink()
     with pytest.raises(InputError, match="none is not finished"):
         load(tmp_path)

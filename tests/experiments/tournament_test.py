@@ -14,10 +14,8 @@ import pytest
 import calibration
 from experiments import catalogue
 from experiments import tournament as entry
-from experiments.harness import records, shards
 from experiments.harness.errors import InputError
 from experiments.reporting import comparison, runs, tournament
-from llava_jax import atomic
 
 SPLITS = ("adversarial", "popular", "random")
 FAMILIES, PICTURES, ROWS, RESAMPLES = 1200, 60, 6, 300
@@ -163,55 +161,23 @@ def test_the_standard_error_is_the_clustered_one():
     np.testing.assert_allclose(found.p_value, test.p_value, rtol=0.3, atol=0.02)
 
 
-def write(out, name, margin, label, **setting):
-    """Write a finished setting of 6 rows a picture, as the harness does."""
-    folder = out / name
-    folder.mkdir(parents=True)
-    own = {"pruner": name, "budget": 8, "seed": None, "order": "raster"} | setting
-    identity = {"benchmark": "pope", "dtype": "float32", "setting": own}
-    identity |= {"confidence": {"route": "first_token"}, "data": {"sha256": "0" * 64}}
-    atomic.write(folder / records.RUN, {"identity": identity, "setting": own})
-    (folder / "flags.txt").write_text("--model=models/pocket\n--data=scenes\n")
-    pairs = -np.logaddexp(0, np.stack([-margin, margin], axis=1)).astype(np.float32)
-    rows = [
-        records.Record(
-            key=f"{SPLITS[key % 3]}/{key:04d}",
-            image=f"{key // 6:03d}.png",
-            split=SPLITS[key % 3],
-            label=int(right),
-            log_masses=tuple(map(float, pair)),
-            answer_log_mass=-0.001,
-            token=7,
-            text=None,
-            budget=own["budget"],
-            kept="AA==",
-            run="0" * 16,
-        )
-        for key, (right, pair) in enumerate(zip(label, pairs, strict=True))
-    ]
-    writer = shards.Shard(folder)
-    writer.append(rows)
-    writer.close()
-    (folder / records.SEALED).write_text("{}")
-
-
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tmp_path_factory, write_setting):
     """Full tokens, scope over alpha at two budgets, saliency at one, random with two seeds."""
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 240)
     side = np.where(label == 0, 1, -1)
     full = side * (1 + rng.normal(size=40).repeat(6) + rng.normal(size=240))
-    write(folder, "none", full, label, budget=16)
+    write_setting(folder, "none", full, label, budget=16)
     for alpha, budget in itertools.product((0.0, 1.0), (4, 8)):
         moved = full + (1 + alpha) * rng.normal(size=240) / budget
         setting = {"pruner": "scope", "budget": budget, "alpha": alpha}
-        write(folder, f"scope_k{budget}_alpha{alpha:g}", moved, label, **setting)
-    write(folder, "saliency", full - side, label)
+        write_setting(folder, f"scope_k{budget}_alpha{alpha:g}", moved, label, **setting)
+    write_setting(folder, "saliency", full - side, label)
     for seed in (0, 1):
         drawn = full + 3 * rng.normal(size=240)
-        write(folder, f"random_{seed}", drawn, label, pruner="random", seed=seed)
+        write_setting(folder, f"random_{seed}", drawn, label, pruner="random", seed=seed)
     return folder
 
 
@@ -299,8 +265,8 @@ def test_the_entry_prints_the_tables_and_writes_them(out, found, tmp_path, capsy
     assert (rows[0]["other"], rows[0]["quantity"]) == ("scope alpha=1", "aurc_difference")
 
 
-def test_full_tokens_alone_are_refused(tmp_path):
-    write(tmp_path, "none", np.ones(12), np.zeros(12))
+def test_full_tokens_alone_are_refused(tmp_path, write_setting):
+    write_setting(tmp_path, "none", np.ones(12), np.zeros(12))
     with pytest.raises(InputError, match="full tokens only"):
         tournament.tables(runs.load(tmp_path, catalogue.get))
 
