@@ -34,6 +34,11 @@ class Column:
     digits: int = 3
     signed: bool = False
 
+    @property
+    def unit(self) -> float:
+        """One in the last place that is shown, in the unit of the quantity."""
+        return 10.0**-self.digits / self.factor
+
     def spell(self, value: float | None) -> str:
         """Return a number as it is shown, a dash for none."""
         if value is None or math.isnan(value):

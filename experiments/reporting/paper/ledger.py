@@ -118,7 +118,7 @@ def of_number(column: Column, cell: Cell) -> str:
         return NOT_RUN
     if column.spell(cell.value) == column.spell(cell.paper):
         return REPRODUCED
-    return INSIDE if _inside(cell, 0.5 * published.unit(column.name)) else NOT
+    return INSIDE if _inside(cell, column.unit / 2) else NOT
 
 
 def _inside(cell: Cell, slack: float) -> bool:
@@ -148,14 +148,15 @@ def _trend(found: Evidence, claim: Claim) -> Entry:
         paper=paper,
     )
     p_value = all_hold(known, claim.sign) if len(known) > 1 else weakest.p_value
-    verdict = of_trend(claim.sign, known, cell)
+    verdict = of_trend(column, claim.sign, known, cell)
     return Entry(claim.where, claim.says, True, column, cell, p_value, verdict)
 
 
-def of_trend(sign: int, contrasts: Sequence[Contrast], cell: Cell) -> str:
+def of_trend(column: Column, sign: int, contrasts: Sequence[Contrast], cell: Cell) -> str:
     """Return the verdict on a claim about the sign of one or several sums.
 
     Args:
+        column: how the paper prints what is summed.
         sign: that the paper claims; 0 for no difference, which no data can show: such a claim is
             at best inside the interval.
         contrasts: tested; each must have the sign.
@@ -163,7 +164,7 @@ def of_trend(sign: int, contrasts: Sequence[Contrast], cell: Cell) -> str:
     """
     if sign and all_hold(contrasts, sign) < LEVEL:
         return REPRODUCED
-    return INSIDE if _inside(cell, 0.0) else NOT
+    return INSIDE if _inside(cell, column.unit) else NOT  # of two rounded numbers
 
 
 def summary(found: Sequence[Entry]) -> str:

@@ -46,10 +46,3 @@ def table(name: str) -> tuple[Mapping[str, Any], ...]:
 def _fraction(column: str, value: Any) -> Any:
     """Return a number in the unit that we measure in."""
     return round(value / 100, 6) if column in PERCENT else value
-
-
-def unit(metric: str) -> float:
-    """Return how coarse the paper prints a metric: one in the last place, as a fraction."""
-    if metric in PERCENT:
-        return 0.001
-    return {"temperature": 0.05, "mme": 1.0, "score": 0.1}.get(metric, 0.001)

@@ -217,7 +217,8 @@ def _table5(found: Evidence, alpha: float) -> Table:
         for i, setting in enumerate(about):
             number = row[own[i]] if own else None
             yield found.cell("gamma/mme", SCORE, number, **setting, budget=row["num_keep"])
-        yield found.cell("gamma/mme", SCORE, row["scope_default"], **scope(row["num_keep"]))
+        number = row["scope_default"] if own else None  # stands in one of the two tables
+        yield found.cell("gamma/mme", SCORE, number, **scope(row["num_keep"]))
 
     return Table(
         "table5" if alpha == 1.0 else "table5_alpha0",

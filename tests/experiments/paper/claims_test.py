@@ -16,6 +16,7 @@ from experiments.reporting.paper.printed import printed
 from experiments.reporting.paper.settings import scope
 
 QUESTIONS, SETTINGS = 3, 3
+PERCENT = Column("score", "score", 1, 1)
 SLOPE = jnp.asarray(slope_weights([0.0, 0.5, 1.0]), jnp.float32)
 
 
@@ -113,6 +114,15 @@ def test_verdicts_of_numbers(cell, verdict):
     assert ledger.of_number(Column("ECE", "ece"), cell) == verdict
 
 
+def test_a_number_is_as_coarse_as_it_is_printed():
+    mme = Column("γ = 2", "γ = 2", 1, 0)
+    assert ledger.of_number(mme, Cell(1700.0, 1680.0, 1718.6, paper=1719)) == ledger.INSIDE
+    assert ledger.of_number(mme, Cell(1700.0, 1680.0, 1718.4, paper=1719)) == ledger.NOT
+    accuracy = Column("accuracy %", "accuracy", 100, 1)
+    assert ledger.of_number(accuracy, Cell(0.8, 0.79, 0.8686, paper=0.869)) == ledger.INSIDE
+    assert ledger.of_number(accuracy, Cell(0.8, 0.79, 0.8684, paper=0.869)) == ledger.NOT
+
+
 @pytest.mark.parametrize(
     ("sign", "value", "p_value", "paper", "verdict"),
     [
@@ -122,11 +132,13 @@ def test_verdicts_of_numbers(cell, verdict):
         (-1, -3, 0.2, -9, ledger.NOT),
         (0, 3, 0.01, 3.5, ledger.INSIDE),
         (0, 3, 0.01, 0, ledger.NOT),
+        (0, 3, 0.01, 4.1, ledger.INSIDE),  # 4.1 of two rounded numbers may be 4.0
+        (0, 3, 0.01, 4.2, ledger.NOT),
     ],
 )
 def test_verdicts_of_trends(sign, value, p_value, paper, verdict):
     cell = Cell(value, value - 1, value + 1, paper=paper)
-    assert ledger.of_trend(sign, [contrast(value, p_value)], cell) == verdict
+    assert ledger.of_trend(PERCENT, sign, [contrast(value, p_value)], cell) == verdict
 
 
 def test_every_claim_is_about_numbers_that_the_paper_prints_and_has_their_sign():
