@@ -103,9 +103,10 @@ def _cascade(pope: runs.Run, out: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _shown(table: Table) -> page.Table:
-    """Return a table as the page takes it."""
+    """Return a table as the page takes it, intervals below their numbers."""
     head, *rows = table.lines
-    return page.Table(table.title, tuple(head), tuple(map(tuple, rows)), table.note)
+    cells = tuple(tuple(word.replace(" [", "\n[", 1) for word in row) for row in rows)
+    return page.Table(table.title, tuple(head), cells, table.note)
 
 
 def _has_numbers(table: Table) -> bool:

@@ -24,6 +24,8 @@ def write(out):
 
     def show(found, shown):
         file = out / "report.html"
+        cells = [word for table in shown for row in table.rows for word in row]
+        assert any(word.count("\n[") == 1 for word in cells)
         file.write_text(f"{found.heading}\n" + "\n".join(table.title for table in shown))
         return file
 
