@@ -103,7 +103,7 @@ def _announce(part: str, steps: tuple[running.Step, ...], pace: running.Pace) ->
     """Say what a part will take."""
     missing = sum(step.work.missing for step in steps)
     flops = sum(step.work.flops for step in steps)
-    time = pace.expect(flops) or "the time is known once something was answered"
+    time = pace.expect(steps) or "the time is known once something was answered"
     left = f"{missing} answers to come, {flops / 1e12:.3g} TFLOP; {time}" if missing else "complete"
     print(f"{part}: {left}", file=sys.stderr)
 

@@ -19,36 +19,56 @@ from experiments.studies import definition
 from llava_jax import atomic
 
 _PACE = "pace.json"
+FIRST_TOKEN = "first_token"
 
 
 @dataclasses.dataclass
 class Pace:
-    """How long things take on this machine, from what was answered since it began.
+    """How long answers take on this machine, from what was answered since it began.
+
+    Generated text costs time that its operations do not tell, as nobody knows its length before.
 
     Attributes:
-        seconds: of answering.
-        flops: answered in them.
+        seconds: route → of answering.
+        flops: route → answered in them.
     """
 
-    seconds: float = 0.0
-    flops: int = 0
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    flops: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> Pace:
         """Return the pace of a study that was begun before, an empty one if there is none."""
         try:
             known = json.loads((folder / _PACE).read_text("utf-8"))
-            return cls(float(known["seconds"]), int(known["flops"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            seconds = {str(name): float(x) for name, x in known["seconds"].items()}
+            return cls(seconds, {name: int(known["flops"][name]) for name in seconds})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls()
 
     def save(self, folder: pathlib.Path) -> None:
         """Keep it for the next start."""
         atomic.write(folder / _PACE, dataclasses.asdict(self))
 
-    def expect(self, flops: int) -> str:
-        """Return how long so many operations will take, in words; empty if nothing is known."""
-        return about(flops * self.seconds / self.flops) if self.flops and flops else ""
+    def add(self, route: str, seconds: float, flops: int) -> None:
+        """Count what was answered."""
+        self.seconds[route] = self.seconds.get(route, 0.0) + seconds
+        self.flops[route] = self.flops.get(route, 0) + flops
+
+    def expect(self, steps: Sequence[Step]) -> str:
+        """Return how long steps will take, in words; empty if nothing is known, or to be done.
+
+        Where no text was generated yet, the pace of first tokens stands for it, and the words
+        say that it is the least.
+        """
+        total, least = 0.0, ""
+        for step in (step for step in steps if step.work.flops):
+            route = step.route if step.route in self.seconds else FIRST_TOKEN
+            if not self.flops.get(route):
+                return ""
+            least = "at least " if route != step.route else least
+            total += step.work.flops * self.seconds[route] / self.flops[route]
+        return f"{least}{about(total)}" if total else ""
 
 
 def about(seconds: float) -> str:
@@ -71,6 +91,11 @@ class Step:
     benchmark: Benchmark
     config: RunConfig
     work: command.Work
+
+    @property
+    def route(self) -> str:
+        """How answers are had."""
+        return FIRST_TOKEN if self.work.inputs.plan.max_new_tokens is None else "generate"
 
     def __str__(self) -> str:
         missing, tera = self.work.missing, self.work.flops / 1e12
@@ -118,17 +143,15 @@ def answer(
     Yields:
         The exit code of every step.
     """
-    flops = [step.work.flops for step in steps]
     for i, step in enumerate(steps):
-        if expected := pace.expect(sum(flops[i:])):
+        if expected := pace.expect(steps[i:]):
             logging.info("%s; %s left in %d runs", step, expected, len(steps) - i)
         else:
             logging.info("%s; run %d of %d", step, i + 1, len(steps))
-        began = time.monotonic()
+        began, flops = time.monotonic(), step.work.flops
         outcome = application.answer(step.benchmark, step.work, resume)
         if outcome.answered:
-            pace.seconds += time.monotonic() - began
-            pace.flops += flops[i]
+            pace.add(step.route, time.monotonic() - began, flops)
         code = then(step, outcome)
         step.work.send()
         yield code

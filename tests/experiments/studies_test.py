@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import types
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_a_study_runs_resumes_and_does_nothing_twice(tmp_path, config, fixtures_
     first = running.answer(running.prepare(runs, own), pace, "", then)
     assert next(first) == 0  # stopped behind the first benchmark
     assert done[0][0] == "pope"
-    assert pace.flops > 0
+    assert pace.flops["first_token"] > 0
     later = running.prepare(runs, own)
     assert [step.work.missing > 0 for step in later] == [False, True]
     assert [step.work.flops > 0 for step in later] == [False, True]
@@ -126,12 +127,25 @@ def test_a_study_runs_resumes_and_does_nothing_twice(tmp_path, config, fixtures_
     assert [step.work.missing for step in running.prepare(runs, own)] == [0, 0]
 
 
+def to_do(route, flops):
+    """Return a step as far as the pace looks at it."""
+    work = types.SimpleNamespace(flops=flops)
+    return types.SimpleNamespace(route=route, work=work)
+
+
 def test_the_pace_is_kept_and_says_how_long_the_rest_takes(tmp_path):
-    pace = running.Pace(seconds=10, flops=100)
-    assert pace.expect(50) == "about 5 s"
-    assert pace.expect(50_000) == "about 83 min"
-    assert pace.expect(600_000) == "about 16.7 h"
-    assert running.Pace().expect(50) == ""
+    pace = running.Pace()
+    pace.add("first_token", 4, 40)
+    pace.add("first_token", 6, 60)
+    assert pace.expect([to_do("first_token", 50)]) == "about 5 s"
+    assert pace.expect([to_do("first_token", 50_000)]) == "about 83 min"
+    assert pace.expect([to_do("first_token", 600_000)]) == "about 16.7 h"
+    assert running.Pace().expect([to_do("first_token", 50)]) == ""
+    assert pace.expect([to_do("first_token", 0)]) == ""
+    both = [to_do("first_token", 50), to_do("generate", 50)]
+    assert pace.expect(both) == "at least about 10 s"  # no text was generated yet
+    pace.add("generate", 10, 10)
+    assert pace.expect(both) == "about 55 s"
     pace.save(tmp_path)
     assert running.Pace.load(tmp_path) == pace
     (tmp_path / "pace.json").write_text("[]")
