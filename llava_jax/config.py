@@ -1,4 +1,4 @@
-"""Shapes of a LLaVA-1.5 model: CLIP vision tower, MLP projector, Llama decoder.
+"""Shapes of a LLaVA-1.5 or LLaVA-NeXT model: CLIP vision tower, MLP projector, Llama decoder.
 
 Sizes are read from the checkpoint's own ``config.json``; the presets state the same numbers for
 models that exist without a file.
@@ -91,6 +91,22 @@ class LlavaConfig:
     real_vocab_size: int = 32000
 
 
+GRID_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+"""LLaVA-NeXT's list (haotian-liu/LLaVA, ``image_grid_pinpoints`` of the v1.6 checkpoints)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LlavaNextConfig(LlavaConfig):
+    """A LLaVA-NeXT (v1.6) model, which sees a picture in tiles; see ``anyres``.
+
+    Attributes:
+        grid_pinpoints: sizes in pixels that a picture is brought to before it is cut, in the
+            checkpoint's order; ``anyres.Convention`` says which number is the width.
+    """
+
+    grid_pinpoints: tuple[tuple[int, int], ...] = GRID_PINPOINTS
+
+
 LLAMA_PIECES = 32000
 """Pieces of the Llama tokenizer; llava-hf's 64 rows above them are <image>, <pad> and padding."""
 
@@ -101,6 +117,16 @@ def llava_1_5_7b() -> LlavaConfig:
         vision=VisionConfig(1024, 24, 16, 4096, image_size=336, patch_size=14),
         text=TextConfig(32064, 4096, 32, 32, 32, 128, 11008),
     )
+
+
+def llava_1_5_13b() -> LlavaConfig:
+    """Return the sizes of llava-hf/llava-1.5-13b-hf."""
+    return dataclasses.replace(llava_1_5_7b(), text=TextConfig(32064, 5120, 40, 40, 40, 128, 13824))
+
+
+def llava_1_6_vicuna_7b() -> LlavaNextConfig:
+    """Return the sizes of llava-hf/llava-v1.6-vicuna-7b-hf."""
+    return LlavaNextConfig(**vars(llava_1_5_7b()))
 
 
 def pocket() -> LlavaConfig:
@@ -136,13 +162,17 @@ _LLAMA_DEFAULTS: dict[str, Any] = {
     "attention_bias": False,
     "mlp_bias": False,
 }
+_LLAVA, _NEXT = _MODEL_TYPES = ("llava", "llava_next")
 _LLAVA_REQUIRED: dict[str, Any] = {
-    "model_type": "llava",
     "projector_hidden_act": "gelu",
     "vision_feature_select_strategy": "default",
+    "use_image_newline_parameter": True,
 }
+_MOST_TILES = 16
+"""Along a side of a picture; a list of pinpoints says how much memory a picture takes."""
 VISION_REQUIRED: dict[str, Any] = {"hidden_act": "quick_gelu"}
 _TEXT_REQUIRED: dict[str, Any] = {
+    "model_type": "llama",
     "hidden_act": "silu",
     "tie_word_embeddings": False,
     "attention_bias": False,
@@ -157,7 +187,7 @@ def from_hf(config: Mapping[str, Any]) -> LlavaConfig:
         config: the parsed JSON.
 
     Returns:
-        The model's shapes.
+        The model's shapes, a ``LlavaNextConfig`` if it is one.
 
     Raises:
         ValueError: a field asks for something this architecture does not compute; every such
@@ -170,7 +200,7 @@ def from_hf(config: Mapping[str, Any]) -> LlavaConfig:
     text: dict[str, Any] = _LLAMA_DEFAULTS | config["text_config"]
     _refuse_unsupported(config, vision, text)
     heads = text["num_attention_heads"]
-    return LlavaConfig(
+    cfg = LlavaConfig(
         vision=vision_from_hf(vision, config.get("vision_feature_layer", -2)),
         text=TextConfig(
             vocab_size=text["vocab_size"],
@@ -186,6 +216,9 @@ def from_hf(config: Mapping[str, Any]) -> LlavaConfig:
         image_token_id=config.get("image_token_index", config.get("image_token_id", 32000)),
         real_vocab_size=min(text["vocab_size"], LLAMA_PIECES),
     )
+    if config.get("model_type") != _NEXT:
+        return cfg
+    return LlavaNextConfig(**vars(cfg), grid_pinpoints=tuple(map(tuple, _pinpoints(config))))
 
 
 def vision_from_hf(vision: Mapping[str, Any], feature_layer: int = -2) -> VisionConfig:
@@ -211,6 +244,32 @@ def unsupported(part: str, fields: Mapping[str, Any], required: Mapping[str, Any
     ]
 
 
+def _pinpoints(config: Mapping[str, Any]) -> Any:
+    """Return a LLaVA-NeXT's list of pinpoints as it stands in its ``config.json``."""
+    listed = config.get("image_grid_pinpoints")
+    return GRID_PINPOINTS if listed is None else listed
+
+
+def _refuse_pinpoints(listed: Any, tile: int) -> list[str]:
+    """Describe a list that is none of tilings, or that peers would not read alike.
+
+    LLaVA reads (width, height), Hugging Face (height, width): of a list that holds the transpose
+    of each pair, both make the same set of tilings.
+    """
+    sides = range(tile, (_MOST_TILES + 1) * tile, tile)
+    pairs = listed if isinstance(listed, list | tuple) else [listed]
+    right = all(
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(type(side) is int and side in sides for side in pair)
+        for pair in pairs
+    )
+    if right and pairs and {tuple(pair) for pair in pairs} == {(b, a) for a, b in pairs}:
+        return []
+    what = f"pairs of multiples of {tile} up to {sides[-1]}, each with its transpose"
+    return [f"image_grid_pinpoints={listed!r:.200} (supported in a {_NEXT}: {what})"]
+
+
 def _rope_theta(text: Mapping[str, Any]) -> float:
     """Return the rotary base; transformers 5 nests it in ``rope_parameters``."""
     nested = text.get("rope_parameters") or {}
@@ -222,6 +281,10 @@ def _refuse_unsupported(
 ) -> None:
     """Raise ValueError that lists every field this architecture cannot follow."""
     wrong = unsupported("", config, _LLAVA_REQUIRED)
+    if (family := config.get("model_type", _LLAVA)) not in _MODEL_TYPES:
+        wrong.insert(0, f"model_type={family!r} (supported: {' or '.join(_MODEL_TYPES)})")
+    if family == _NEXT:
+        wrong += _refuse_pinpoints(_pinpoints(config), vision["image_size"])
     wrong += unsupported("vision_config.", vision, VISION_REQUIRED)
     wrong += unsupported("text_config.", text, _TEXT_REQUIRED)
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
@@ -232,4 +295,5 @@ def _refuse_unsupported(
     if not isinstance(layer, int) or not -deepest <= layer < 0:
         wrong.append(f"vision_feature_layer={layer!r} (supported: one of -{deepest}..-1)")
     if wrong:
-        raise ValueError("config.json is not a LLaVA-1.5 model: " + "; ".join(wrong))
+        name = "LLaVA-NeXT" if family == _NEXT else "LLaVA-1.5"
+        raise ValueError(f"config.json is not a {name} model: {'; '.join(wrong)}")

@@ -12,8 +12,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from llava_jax import clip_text, cutting, decoding, generation, looking, model
+from llava_jax import (
+    clip_text,
+    cutting,
+    decoding,
+    eviction,
+    generation,
+    looking,
+    model,
+    sharding,
+)
 from llava_jax.clip_config import ClipConfig
 from llava_jax.config import LlavaConfig
 from llava_jax.stage import Array, Params, Stage
@@ -44,12 +54,20 @@ class Engine:
     Attributes:
         params: the parameter tree.
         cfg: its shapes.
+        mesh: of devices that share the model and the pictures; None for one device.
         stage: how a stage is run.
     """
 
-    def __init__(self, params: Params, cfg: LlavaConfig, stage: Stage = _compiled):
+    def __init__(
+        self,
+        params: Params,
+        cfg: LlavaConfig,
+        mesh: Mesh | None = None,
+        stage: Stage = _compiled,
+    ):
         self.params = params
         self.cfg = cfg
+        self.mesh = mesh
         self.stage = stage
 
     def rehearsal(self) -> Engine:
@@ -58,7 +76,7 @@ class Engine:
         What it has compiled need not be compiled again when this engine is called with arrays of
         those shapes; so a thread can compile for one part of the work while another is done.
         """
-        return Engine(self.params, self.cfg, _rehearsed)
+        return Engine(self.params, self.cfg, stage=_rehearsed)
 
     def encode(
         self, pixels: Array, outputs: Sequence[str], saliency_layers: Sequence[int] = ()
@@ -66,7 +84,7 @@ class Engine:
         """Run the vision tower on float[G, H, W, 3]; see ``model.encode``."""
         return model.encode(
             self.params,
-            pixels,
+            self._spread(pixels),
             cfg=self.cfg,
             outputs=outputs,
             saliency_layers=saliency_layers,
@@ -100,13 +118,15 @@ class Engine:
         Returns:
             The prefix of S + K + C tokens, of G pictures or of G · Q questions.
         """
-        image, numbers = self.stage(model.project_kept)(self.params["projector"], features, kept)
+        picked = self._spread(features), self._spread(kept)
+        newline = self.params.get("image_newline")
+        image, numbers = self.stage(model.project_kept)(self.params["projector"], *picked, newline)
         k = kept.shape[-1]
         return decoding.prefill(
             self.params,
             before,
             image,
-            numbers if places is None else places.reshape(-1, k),
+            numbers if places is None else self._spread(places.reshape(-1, k)),
             k if places is None else self.cfg.vision.num_tokens,
             common_ids,
             cfg=self.cfg,
@@ -115,16 +135,26 @@ class Engine:
 
     def answer(self, prefix: decoding.Prefix, suffix_ids: Array, lengths: Array) -> jax.Array:
         """Return first-token logits float32[G, Q, V]; see ``decoding.answer``."""
-        return decoding.answer(
-            self.params, prefix, suffix_ids, lengths, cfg=self.cfg, stage=self.stage
-        )
+        asked = self._spread(suffix_ids), self._spread(lengths)
+        return decoding.answer(self.params, prefix, *asked, cfg=self.cfg, stage=self.stage)
 
     def read(
-        self, prefix: decoding.Prefix, suffix_ids: Array, lengths: Array, *, keep: bool = True
+        self,
+        prefix: decoding.Prefix,
+        suffix_ids: Array,
+        lengths: Array,
+        *,
+        keep: bool = True,
+        observers: int = 0,
     ) -> generation.Context:
         """Read questions so that they can be answered at length; see ``generation.start``."""
-        how = {"keep": keep, "cfg": self.cfg, "stage": self.stage}
-        return generation.start(self.params, prefix, suffix_ids, lengths, **how)
+        how = {"keep": keep, "observers": observers, "cfg": self.cfg, "stage": self.stage}
+        asked = self._spread(suffix_ids), self._spread(lengths)
+        return generation.start(self.params, prefix, *asked, **how)
+
+    def evict(self, context: generation.Context, how: eviction.Eviction) -> generation.Context:
+        """Leave a part of the prompt in the cache before a text; see ``eviction.evict``."""
+        return eviction.evict(context, how, stage=self.stage)
 
     def say(
         self, context: generation.Context, end_id: int, max_new_tokens: int
@@ -145,6 +175,7 @@ class Engine:
         reads: Sequence[str],
         *,
         keep: bool = False,
+        observers: int = 0,
     ) -> tuple[generation.Context, jax.Array]:
         """Answer from all visual tokens, float[G, N, Dv], of which some are taken out on the way.
 
@@ -158,26 +189,32 @@ class Engine:
             choose: what is left.
             reads: what ``choose`` looks at.
             keep: whether more than the first token is wanted.
+            observers: as in ``decoding.read``.
 
         Returns:
             (context, int32[G, Q, W] the tokens left, −1 for one made of others and for every
             place that a cut left empty).
         """
-        image = self.stage(model.project)(self.params["projector"], features)
+        image = self.stage(model.project)(self.params["projector"], self._spread(features))
         return cutting.answer(
             self.params,
             prompt_ids,
             image,
-            suffix_ids,
-            lengths,
+            self._spread(suffix_ids),
+            self._spread(lengths),
             cuts,
             choose,
             reads,
             before=before,
             keep=keep,
+            observers=observers,
             cfg=self.cfg,
             stage=self.stage,
         )
+
+    def _spread(self, batch: Array) -> Array:
+        """Divide a batch's leading axis among the devices."""
+        return sharding.spread(batch, self.mesh)
 
 
 class ClipEngine:

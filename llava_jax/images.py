@@ -125,7 +125,16 @@ def fit(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
 
 def _refuse_thin(image: Image.Image, size: int) -> None:
     short, long = sorted(image.size)
-    pixels = short * long + max(long**2, size**2 * long // short)
+    refuse_large(image, max(long**2, size**2 * long // short))
+
+
+def refuse_large(image: Image.Image, pixels: int) -> None:
+    """Refuse a picture that takes too much memory with as many pixels made of it.
+
+    Raises:
+        ImageError: it is so large, or so thin that what it is fitted in is.
+    """
+    pixels += image.width * image.height
     if 4 * pixels > _MOST_MEMORY:  # Pillow takes four bytes for three
         sides = f"{image.width} x {image.height}"
         raise ImageError(f"a picture of {sides} is too large or too thin to be fitted")

@@ -17,10 +17,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llava_jax.quantize import Quantized
+
 
 def dense(
     x: jax.Array,
-    weight: jax.Array,
+    weight: jax.Array | Quantized,
     bias: jax.Array | None = None,
     *,
     dtype: jnp.dtype | None = None,
@@ -32,7 +34,7 @@ def dense(
 
     Args:
         x: float[..., I].
-        weight: float[O, I].
+        weight: float[O, I], or integers that stand for it.
         bias: float[O] or None.
         dtype: of the result; x's by default.
 
@@ -43,7 +45,10 @@ def dense(
     num_rows = rows.shape[0]
     rows = jnp.concatenate([rows, rows]) if num_rows == 1 else rows
     dims = (((1,), (1,)), ((), ()))
-    y = jax.lax.dot_general(rows, weight, dims, **exact(x))[:num_rows]
+    matrix, scale = weight.factors(x.dtype) if isinstance(weight, Quantized) else (weight, None)
+    y = jax.lax.dot_general(rows, matrix, dims, **exact(x))[:num_rows]
+    if scale is not None:
+        y = y * _like(scale, y)
     if bias is not None:
         y = y + _like(bias, y)
     return y.astype(dtype or x.dtype).reshape(*x.shape[:-1], weight.shape[0])

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 as pure functions: from pixels to visual tokens, and the whole model.
+"""LLaVA-1.5 and LLaVA-NeXT as pure functions: from pixels to visual tokens, and the whole model.
 
     pixels[G, H, W, 3] ─ encode ─► VisionOutputs ─ (prune, project) ─► image[G, K, D] ─ decoding ─►
 
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from llava_jax import decoding, vision
-from llava_jax.config import LlavaConfig, VisionConfig
+from llava_jax.config import LlavaConfig, LlavaNextConfig, VisionConfig
 from llava_jax.layers import dense
 from llava_jax.stage import Array, Params, Stage, inline, without_layers
 
@@ -163,7 +163,7 @@ def pick(features: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 def project_kept(
-    params: Params, features: jax.Array, kept: jax.Array
+    params: Params, features: jax.Array, kept: jax.Array, newline: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Project the kept tokens only.
 
@@ -171,12 +171,18 @@ def project_kept(
         params: the projector.
         features: float[G, N, Dv].
         kept: int[G, K] or int[G, Q, K], in the order to hand over.
+        newline: float[D] of a LLaVA-NeXT; stands wherever ``kept`` is N.
 
     Returns:
         (float[B, K, D], int32[B, K] their places when renumbered, 0..K−1), B = G or G · Q.
     """
-    image = project(params, pick(features, kept))
-    return image, jnp.broadcast_to(jnp.arange(image.shape[1], dtype=jnp.int32), image.shape[:2])
+    n, k = features.shape[1], kept.shape[-1]
+    tokens = kept if newline is None else jnp.minimum(kept, n - 1)
+    image = project(params, pick(features, tokens))
+    if newline is not None:
+        ends = (kept == n).reshape(-1, k, 1)
+        image = jnp.where(ends, newline.astype(image.dtype).reshape(1, 1, -1), image)
+    return image, jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32), image.shape[:2])
 
 
 def apply(
@@ -193,20 +199,29 @@ def apply(
 
     Args:
         params: the model.
-        pixels: float[G, H, W, 3], normalised.
+        pixels: float[G, H, W, 3], normalised; of a LLaVA-NeXT float[G, T, H, W, 3], T tiles each.
         prompt_ids: int[S], text before the picture.
         suffix_ids: int[G, Q, T], text after it, padded on the right.
         lengths: int[G, Q].
         cfg: shapes; static under ``jax.jit``.
-        keep: int[G, K], visual tokens to keep, in the order to hand over; all by default.
+        keep: int[G, K], visual tokens to keep, in the order to hand over; all by default. The
+            tokens of a picture's tiles are counted through, and ``assembly`` orders them.
 
     Returns:
         float32[G, Q, V], logits of the first answer token.
+
+    Raises:
+        ValueError: tiles without ``keep``: which of their tokens show the picture is not known.
     """
-    features = encode(params, pixels, cfg=cfg, outputs=("features",)).require("features")
+    if isinstance(cfg, LlavaNextConfig) and keep is None:
+        raise ValueError("keep=None for a LLaVA-NeXT; assembly.sequence(layout) says what it reads")
+    tiles = pixels.reshape(-1, *pixels.shape[-3:])
+    features = encode(params, tiles, cfg=cfg, outputs=("features",)).require("features")
+    features = features.reshape(pixels.shape[0], -1, features.shape[-1])
     if keep is None:
         keep = jnp.broadcast_to(jnp.arange(features.shape[1]), features.shape[:2])
-    image, places = project_kept(params["projector"], features, keep)
+    newline = params.get("image_newline")
+    image, places = project_kept(params["projector"], features, keep, newline)
     before = decoding.begin(params, prompt_ids, cfg=cfg)
     prefix = decoding.prefill(params, before, image, places, image.shape[1], cfg=cfg)
     return decoding.answer(params, prefix, suffix_ids, lengths, cfg=cfg)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from llava_jax import text, vision
 from llava_jax.clip_config import ClipConfig, ClipTextConfig
-from llava_jax.config import LlavaConfig, TextConfig, VisionConfig
+from llava_jax.config import LlavaConfig, LlavaNextConfig, TextConfig, VisionConfig
 from llava_jax.layers import LayerNorm, Linear, RMSNorm
 
 
@@ -24,14 +24,19 @@ def init(key: jax.Array, cfg: LlavaConfig, dtype: Any = jnp.float32) -> dict[str
         dtype: of every leaf.
 
     Returns:
-        {"vision": ..., "projector": ..., "text": ...}; layers are lists.
+        {"vision": ..., "projector": ..., "text": ...}; layers are lists. A LLaVA-NeXT also has
+        "image_newline": float[D], the token that ends a row of tiles.
     """
     vision_key, projector_key, text_key = jax.random.split(key, 3)
-    return {
+    params: dict[str, Any] = {
         "vision": _init_vision(vision_key, cfg.vision, dtype),
         "projector": _init_projector(projector_key, cfg, dtype),
         "text": _init_text(text_key, cfg.text, dtype),
     }
+    if isinstance(cfg, LlavaNextConfig):
+        width, newline_key = cfg.text.width, jax.random.fold_in(key, 3)
+        params["image_newline"] = width**-0.5 * jax.random.normal(newline_key, (width,), dtype)
+    return params
 
 
 def init_clip(key: jax.Array, cfg: ClipConfig, dtype: Any = jnp.float32) -> dict[str, Any]:

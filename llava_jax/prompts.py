@@ -174,12 +174,11 @@ def _convert(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, str]:
         raise FileNotFoundError(f"no tokenizer.json and no tokenizer.model in {folder}")
     if what := diagnosis.of_file(file):
         raise ValueError(f"{file} {what}")
-    from transformers import AutoTokenizer  # two seconds, where the file is not read directly
+    from transformers import LlamaTokenizer  # two seconds, where the file is not read directly
 
     try:
-        converted: Any = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+        # AutoTokenizer would take another class, with other ids, where config.json says "llava".
+        converted: Any = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever stands in the way of a conversion
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         hint = "converting needs the extra `sentencepiece`"

@@ -1,6 +1,11 @@
-"""Convert a Hugging Face LLaVA folder into an Orbax checkpoint.
+"""Convert a published LLaVA folder into the form that it is run from.
 
     python -m llava_jax.checkpoint --src=llava-1.5-7b-hf --dst=llava-1.5-7b [--dry_run]
+    python -m llava_jax.checkpoint --src=llava-v1.5-7b --vision_tower=clip-vit-large-patch14-336 …
+
+The second is for checkpoints of LLaVA's own code, whose vision tower is a CLIP of its own.
+
+Of ``--form=orbax`` every device reads its own part; ``--form=safetensors`` is mapped on CPU.
 
 Exit codes: 0 complete, 1 usage, 2 refused, 130 Ctrl-C.
 """
@@ -14,9 +19,15 @@ from collections.abc import Sequence
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("src", None, "Hugging Face folder: config.json and safetensors", required=True)
+flags.DEFINE_string("src", None, "folder with config.json and weights", required=True)
+flags.DEFINE_string("vision_tower", None, "CLIP's folder, where src is of LLaVA's own code")
 flags.DEFINE_string("dst", None, "folder to make; not needed with --dry_run")
 flags.DEFINE_enum("dtype", "float16", ["float32", "float16", "bfloat16"], "of the stored weights")
+flags.DEFINE_enum(
+    *("form", "orbax", ["orbax", "safetensors"]),
+    "orbax restores into any mesh; safetensors is aligned, so that a CPU maps it without reading",
+)
+flags.DEFINE_enum("quantize", None, ["int8", "int4"], "the decoder's matrices; orbax only")
 flags.DEFINE_bool("dry_run", False, "check every key and shape from the headers, write nothing")
 
 
@@ -32,6 +43,8 @@ def parse(argv: Sequence[str]) -> None:
         sys.exit(_end(f"usage: unexpected argument {rest[1]!r}", 1))
     if not FLAGS.dry_run and not FLAGS.dst:
         sys.exit(_end("usage: --dst=… is needed unless --dry_run is given", 1))
+    if FLAGS.quantize and FLAGS.form != "orbax":
+        sys.exit(_end(f"usage: --quantize={FLAGS.quantize} needs --form=orbax", 1))
 
 
 def main(_: object) -> int:
@@ -46,15 +59,18 @@ def main(_: object) -> int:
 
 
 def _convert(src: pathlib.Path) -> None:
-    from llava_jax.checkpoint import huggingface, store
+    from llava_jax.checkpoint import conversion
 
+    tower = pathlib.Path(FLAGS.vision_tower) if FLAGS.vision_tower else None
     if FLAGS.dry_run:
-        sources = huggingface.plan(src, huggingface.read_config(src))
+        sources = conversion.Published.find(src, tower).sources
         size = sum(tensor.nbytes for tensor in sources.values())
         print(f"{src}: {len(sources)} tensors fill the model exactly, {size / 1e9:.3f} GB")
     else:
-        record = store.convert(src, pathlib.Path(FLAGS.dst), FLAGS.dtype)
-        print(f"{FLAGS.dst}: {record['parameters']} parameters in {record['dtype']}")
+        how = (FLAGS.dtype, FLAGS.form, FLAGS.quantize, tower)
+        record = conversion.convert(src, pathlib.Path(FLAGS.dst), *how)
+        integers = f", the decoder's matrices in {FLAGS.quantize}" if FLAGS.quantize else ""
+        print(f"{FLAGS.dst}: {record['parameters']} parameters in {record['dtype']}{integers}")
 
 
 def _end(line: str, code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+from collections.abc import Iterable
 
 from llava_jax import sums
 from llava_jax.checkpoint import tensors
@@ -16,12 +17,21 @@ def digest(folder: pathlib.Path) -> str:
         FileNotFoundError: no weights there.
         ValueError: a file is not what the folder says it is.
     """
-    converted = tensors.is_converted(folder)
-    files = (_converted if converted else tensors.files)(folder)
-    found = {file: sums.of_file(file) for file in files}
-    sums.verify(folder, found)
+    converted = tensors.is_orbax(folder)
+    found = of_files(folder, (_converted if converted else tensors.files)(folder))
     if converted and (absent := sums.absent(folder)):
         raise ValueError(f"{folder / sums.NAME} lists {absent[0]}, which is not there")
+    return found
+
+
+def of_files(folder: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
+    """Return a sha256 over the names and bytes of some files of a folder.
+
+    Raises:
+        ValueError: a file is not what the folder says it is.
+    """
+    found = {file: sums.of_file(file) for file in files}
+    sums.verify(folder, found)
     total = hashlib.sha256()
     for file, sha256 in found.items():
         total.update(f"{file.relative_to(folder)} {sha256}\n".encode())

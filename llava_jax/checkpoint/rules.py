@@ -162,7 +162,7 @@ LLAVA = KeyMap(
         ("language_model.lm_head.weight", "text/lm_head"),
     ),
     spellings=(
-        (r"^model\.(?=language_model\.|vision_tower\.|multi_modal_projector\.)", ""),
+        (r"^model\.(?=(language_model|vision_tower|multi_modal_projector)\.|image_newline$)", ""),
         (r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
         (r"^language_model\.(?=layers\.|embed_tokens\.|norm\.)", f"{_TEXT}."),
         (r"^lm_head\.", "language_model.lm_head."),
@@ -171,6 +171,23 @@ LLAVA = KeyMap(
 )
 """LLaVA-1.5. Four spellings are known: the hub's files, ``save_pretrained`` of transformers 5 (no
 ``vision_model``), and the state dicts of transformers 4.52+ and 5 (``model.`` in front)."""
+
+LLAVA_NEXT = dataclasses.replace(LLAVA, rules=(*LLAVA.rules, ("image_newline", "image_newline")))
+"""LLaVA-NeXT, in the same spellings."""
+
+ORIGINAL = dataclasses.replace(
+    LLAVA,
+    spellings=(
+        (r"^model\.vision_tower\.vision_tower\.", "vision_tower."),
+        (r"^vision_model\.", "vision_tower.vision_model."),
+        (r"^model\.mm_projector\.0\.", "multi_modal_projector.linear_1."),
+        (r"^model\.mm_projector\.2\.", "multi_modal_projector.linear_2."),
+        (r"^model\.(?=layers\.|embed_tokens\.|norm\.)", f"{_TEXT}."),
+        (r"^lm_head\.", "language_model.lm_head."),
+    ),
+)
+"""LLaVA-1.5 as its own code spells it (haotian-liu/LLaVA); the vision tower within the model, or as
+OpenAI's CLIP beside it."""
 
 CLIP = KeyMap(
     rules=(

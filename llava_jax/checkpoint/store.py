@@ -1,87 +1,56 @@
-"""Converted checkpoints: an Orbax tree beside the model's own small files."""
+"""The parameter tree as Orbax keeps it: saved once, restored straight into any mesh."""
 
 from __future__ import annotations
 
 import pathlib
-import re
-import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
 
-from llava_jax import atomic, sums
-from llava_jax.checkpoint import digests, finite, huggingface, tensors
+from llava_jax import atomic, sharding
+from llava_jax.checkpoint import finite, huggingface, tensors
 from llava_jax.config import LlavaConfig
 
-_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-_SMALL_FILES += ("preprocessor_config.json",)
-_NAMES = "|".join(map(re.escape, (*_SMALL_FILES, sums.NAME, tensors.CONVERTED)))
-_OWN = re.compile(rf"{tensors.PARAMS}.*|{_NAMES}|\.({_NAMES})\.[0-9a-f]{{8}}")
-"""Names of what a conversion writes, whole or cut short."""
+
+def save(folder: pathlib.Path, params: Any) -> None:
+    """Write a parameter tree, and wait until it is on the disk."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((folder / tensors.PARAMS).absolute(), params)
+    for path in (folder / tensors.PARAMS).rglob("*"):
+        atomic.sync(path)
 
 
-def convert(src: pathlib.Path, dst: pathlib.Path, dtype: Any) -> dict[str, Any]:
-    """Convert a Hugging Face folder into an Orbax folder.
-
-    ``SHA256SUMS`` says what its files are. The marker ``conversion.json`` is written last, so a
-    folder without it is not complete.
+def restore(
+    folder: pathlib.Path,
+    cfg: LlavaConfig,
+    dtype: Any,
+    *,
+    quantization: str | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, Any]:
+    """Restore a converted checkpoint in the asked dtype; every device reads its own part.
 
     Args:
-        src: Hugging Face folder.
-        dst: folder to make; an incomplete one is replaced.
-        dtype: of the stored parameters.
-
-    Returns:
-        The contents of ``conversion.json``.
-
-    Raises:
-        FileExistsError: dst is complete already, or holds something else.
-        ValueError: src cannot be loaded, or is not what it says it is.
-    """
-    if tensors.is_converted(dst):
-        raise FileExistsError(f"{dst} already holds a converted checkpoint")
-    left = list(dst.iterdir()) if dst.exists() else []
-    if not all(_OWN.fullmatch(path.name) for path in left):
-        raise FileExistsError(f"{dst} holds other files; name a new folder")
-    source = digests.digest(src)
-    params = huggingface.load(src, huggingface.read_config(src), dtype)
-    for path in left:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    dst.mkdir(parents=True, exist_ok=True)
-    for name in _SMALL_FILES:
-        if (src / name).is_file():
-            atomic.write(dst / name, (src / name).read_bytes())
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((dst / tensors.PARAMS).absolute(), params)
-    for path in (dst / tensors.PARAMS).rglob("*"):
-        atomic.sync(path)
-    sums.write(dst, (path for path in dst.rglob("*") if path.is_file()))
-    record = {
-        "format": 1,
-        "dtype": str(jax.tree.leaves(params)[0].dtype),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "source_files": [file.name for file in tensors.files(src)],
-        "source_sha256": source,
-    }
-    atomic.write(dst / tensors.CONVERTED, record)
-    return record
-
-
-def restore(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any]:
-    """Restore a converted checkpoint in the asked dtype.
+        folder: of the checkpoint.
+        cfg: the model's shapes.
+        dtype: of what is not quantised.
+        quantization: that it was converted with; None for none.
+        mesh: of devices that share the model; None for the default device.
 
     Raises:
-        ValueError: the stored tree is not the model's, or values are not finite.
+        ValueError: the stored tree is not the model's, is quantised otherwise, or values are not
+            finite.
     """
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
-        huggingface.abstract(cfg),
-    )
+    stored = tensors.quantization_of(folder)
+    if stored != quantization:
+        raise ValueError(f"{folder} was converted with quantization {stored}, not {quantization}")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
+            target = _target(cfg, dtype, quantization, mesh)
             params = checkpointer.restore((folder / tensors.PARAMS).absolute(), target)
     except jax.errors.JaxRuntimeError:  # the device is full
         raise
@@ -90,7 +59,24 @@ def restore(folder: pathlib.Path, cfg: LlavaConfig, dtype: Any) -> dict[str, Any
         raise ValueError(f"{folder / tensors.PARAMS} cannot be restored: {reason:.200}") from None
     bad = finite.Bad()
     for path, leaf in huggingface.flatten(params).items():
-        # Of its only shard: JAX would keep the whole array's copy on the host.
-        bad.look(path, np.asarray(leaf.addressable_data(0)))
+        for shard in leaf.addressable_shards:
+            if shard.replica_id == 0 and jnp.issubdtype(leaf.dtype, jnp.floating):
+                # Of each part: JAX would keep the whole array's copy on the host.
+                bad.look(path, np.asarray(shard.data))
     bad.refuse(folder)
     return params
+
+
+def _target(cfg: LlavaConfig, dtype: Any, quantization: str | None, mesh: Mesh | None) -> Any:
+    """Return shapes, dtypes and devices of the tree to be restored."""
+    tree = huggingface.abstract(cfg, np.dtype(dtype), quantization)
+    if mesh is None:
+        here = SingleDeviceSharding(jax.devices()[0])
+        where = jax.tree.map(lambda _: here, tree)
+    else:
+        where = sharding.of_tree(tree, mesh)
+    return jax.tree.map(
+        lambda leaf, there: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there),
+        tree,
+        where,
+    )

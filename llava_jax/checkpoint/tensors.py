@@ -1,4 +1,4 @@
-"""Safetensors files as read-only memory maps, one or a sharded set."""
+"""Tensors in files as read-only memory maps; safetensors, one file or a sharded set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -24,9 +25,23 @@ CONVERTED = "conversion.json"
 """Last file written of a converted checkpoint: without it the folder is not complete."""
 
 
-def is_converted(folder: pathlib.Path) -> bool:
-    """Say whether a folder holds a complete converted checkpoint."""
-    return (folder / CONVERTED).is_file()
+def is_orbax(folder: pathlib.Path) -> bool:
+    """Say whether a folder holds a complete converted checkpoint in Orbax's form."""
+    return (folder / CONVERTED).is_file() and (folder / PARAMS).is_dir()
+
+
+def quantization_of(folder: pathlib.Path) -> str | None:
+    """Return how the weights in a folder are quantised, None for not at all.
+
+    Raises:
+        ValueError: its ``conversion.json`` is not a conversion's.
+    """
+    if not is_orbax(folder):
+        return None
+    try:
+        return json.loads((folder / CONVERTED).read_bytes()).get("quantization")
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError(f"{folder / CONVERTED} is not what a conversion writes") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +49,7 @@ class Tensor:
     """One tensor on disk.
 
     Attributes:
-        file: the safetensors file.
+        file: that holds it.
         dtype: numpy (or ml_dtypes) dtype.
         shape: its shape.
         offset: first byte within the file.
@@ -56,76 +71,19 @@ class Tensor:
         return raw.view(self.dtype).reshape(self.shape)
 
 
-def files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the safetensors files of a Hugging Face folder, in name order.
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a folder keeps its weights.
 
-    Raises:
-        FileNotFoundError: there are none, or the index names one that is not there.
+    Attributes:
+        single: name of the file, where there is one.
+        index: name of the list that says which file holds which key, where there are several.
+        read: (file, pattern of keys to leave out) to the file's key → tensor.
     """
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"no {SINGLE} and no {INDEX} in {folder}{_hint(folder)}")
-    names = sorted(set(_index(folder).values()))
-    if absent := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder / INDEX} names files that are not there: {absent}")
-    return [folder / name for name in names]
 
-
-def _hint(folder: pathlib.Path) -> str:
-    """Say what there is in a folder that has no weights, if it is known."""
-    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in diagnosis.PICKLES)
-    if pickles:
-        return f"; {pickles[0]} {diagnosis.PICKLE}"
-    if any(folder.glob(f"{PARAMS}*")):
-        return "; its conversion did not finish: python -m llava_jax.checkpoint does it again"
-    return ""
-
-
-def _index(folder: pathlib.Path) -> dict[str, str]:
-    """Return the index's key → file name."""
-    file = folder / INDEX
-    try:
-        found = json.loads(file.read_bytes())["weight_map"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise ValueError(f"{file} {diagnosis.of_file(file) or 'has no weight_map'}") from None
-    names = found.values() if isinstance(found, dict) else [found]
-    if wrong := [name for name in names if not _is_name(name)]:
-        raise ValueError(f"{file}: {wrong[0]!r:.80} is no file of its folder")
-    return found
-
-
-def _is_name(name: Any) -> bool:
-    """Return whether a value is the name of a file, and no way to another folder."""
-    return isinstance(name, str) and pathlib.PurePath(name).parts == (name,) and name != ".."
-
-
-def tensors(folder: pathlib.Path, ignored: str) -> dict[str, Tensor]:
-    """List every tensor of a folder by its key.
-
-    Args:
-        folder: with safetensors.
-        ignored: pattern of keys to leave out, whatever their dtype.
-
-    Returns:
-        key → tensor.
-
-    Raises:
-        ValueError: a file is malformed, two files hold one key, a dtype is not a float, or the
-            index disagrees with the files.
-    """
-    found: dict[str, Tensor] = {}
-    for file in files(folder):
-        for key, tensor in _header(file, ignored).items():
-            if key in found:
-                raise ValueError(f"{key} is in {found[key].file.name} and in {file.name}")
-            found[key] = tensor
-    if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
-        named = {k: f for k, f in _index(folder).items() if not re.fullmatch(ignored, k)}
-        wrong = [k for k, f in named.items() if k not in found or found[k].file.name != f]
-        if wrong:
-            raise ValueError(f"{folder / INDEX} misplaces {len(wrong)} tensors, first {wrong[0]}")
-    return found
+    single: str
+    index: str
+    read: Callable[[pathlib.Path, str], dict[str, Tensor]]
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -164,3 +122,81 @@ def _header(file: pathlib.Path, ignored: str) -> dict[str, Tensor]:
         )
         for key, info in header.items()
     }
+
+
+SAFETENSORS = Format(SINGLE, INDEX, _header)
+
+
+def files(folder: pathlib.Path, form: Format = SAFETENSORS) -> list[pathlib.Path]:
+    """Return the files of a folder's weights, in name order.
+
+    Raises:
+        FileNotFoundError: there are none, or the index names one that is not there.
+    """
+    if (folder / form.single).is_file():
+        return [folder / form.single]
+    index = folder / form.index
+    if not index.is_file():
+        absent = f"no {form.single} and no {form.index} in {folder}"
+        raise FileNotFoundError(f"{absent}{_hint(folder)}")
+    names = sorted(set(_index(index).values()))
+    if absent := [name for name in names if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{index} names files that are not there: {absent}")
+    return [folder / name for name in names]
+
+
+def _hint(folder: pathlib.Path) -> str:
+    """Say what there is in a folder that has no weights, if it is known."""
+    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in diagnosis.PICKLES)
+    if pickles:
+        return f"; {pickles[0]} {diagnosis.PICKLE}"
+    if any(folder.glob(f"{PARAMS}*")):
+        return "; its conversion did not finish: python -m llava_jax.checkpoint does it again"
+    return ""
+
+
+def _index(file: pathlib.Path) -> dict[str, str]:
+    """Return the index's key → file name."""
+    try:
+        found = json.loads(file.read_bytes())["weight_map"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise ValueError(f"{file} {diagnosis.of_file(file) or 'has no weight_map'}") from None
+    names = found.values() if isinstance(found, dict) else [found]
+    if wrong := [name for name in names if not _is_name(name)]:
+        raise ValueError(f"{file}: {wrong[0]!r:.80} is no file of its folder")
+    return found
+
+
+def _is_name(name: Any) -> bool:
+    """Return whether a value is the name of a file, and no way to another folder."""
+    return isinstance(name, str) and pathlib.PurePath(name).parts == (name,) and name != ".."
+
+
+def tensors(folder: pathlib.Path, ignored: str, form: Format = SAFETENSORS) -> dict[str, Tensor]:
+    """List every tensor of a folder by its key.
+
+    Args:
+        folder: with weights.
+        ignored: pattern of keys to leave out, whatever their dtype.
+        form: of the weights.
+
+    Returns:
+        key → tensor.
+
+    Raises:
+        ValueError: a file is malformed, two files hold one key, a dtype is not a float, or the
+            index disagrees with the files.
+    """
+    found: dict[str, Tensor] = {}
+    for file in files(folder, form):
+        for key, tensor in form.read(file, ignored).items():
+            if key in found:
+                raise ValueError(f"{key} is in {found[key].file.name} and in {file.name}")
+            found[key] = tensor
+    index = folder / form.index
+    if index.is_file() and not (folder / form.single).is_file():
+        named = {k: f for k, f in _index(index).items() if not re.fullmatch(ignored, k)}
+        wrong = [k for k, f in named.items() if k not in found or found[k].file.name != f]
+        if wrong:
+            raise ValueError(f"{index} misplaces {len(wrong)} tensors, first {wrong[0]}")
+    return found

@@ -15,7 +15,7 @@ import pytest
 from experiments.harness import source
 from experiments.harness.errors import InputError
 from llava_jax import checkpoint, prompts, sums
-from llava_jax.checkpoint import store, tensors
+from llava_jax.checkpoint import conversion, tensors
 
 WEIGHTS = "model.safetensors"
 HTML = b"<!DOCTYPE html>\n<html></html>\n"
@@ -108,7 +108,7 @@ def test_the_embedded_model_says_what_it_is():
 def test_a_damaged_conversion_is_refused(folder, tmp_path, passed):
     """Every file gone, cut or with a bit flipped, which Orbax alone may load as other numbers."""
     dst, refusals = tmp_path / "converted", 0
-    store.convert(folder, dst, np.float32)
+    conversion.convert(folder, dst, np.float32)
     kept = [p for p in dst.rglob("*") if p.is_file() and p.name not in ("SHA256SUMS",)]
     kept.remove(dst / "conversion.json")  # without it there is no conversion
     found = source.find(str(dst), None, offline=True)
@@ -145,7 +145,7 @@ def sums_of(folder):
 def test_a_conversion_that_is_killed(folder, tmp_path, times, passed):
     clean, rng, early = tmp_path / "clean", random.Random(0), 0
     begun = time.monotonic()
-    store.convert(folder, clean, np.float32)
+    conversion.convert(folder, clean, np.float32)
     needed, want = time.monotonic() - begun, sums_of(clean)
     for number in range(times):
         dst = tmp_path / f"killed-{number}"
@@ -158,7 +158,7 @@ def test_a_conversion_that_is_killed(folder, tmp_path, times, passed):
         time.sleep(number / times * rng.random() * needed)  # the first at once
         process.kill()
         process.wait()
-        if tensors.is_converted(dst):
+        if tensors.is_orbax(dst):
             assert sums_of(dst) == want
             continue
         early += 1
@@ -166,7 +166,7 @@ def test_a_conversion_that_is_killed(folder, tmp_path, times, passed):
             checkpoint.load(dst, checkpoint.read_config(dst), np.float32)
         for name in (".config.json.0123abcd", ".SHA256SUMS.0123abcd"):
             (dst / name).write_text("cut sho")  # what a kill within a write leaves
-        store.convert(folder, dst, np.float32)
+        conversion.convert(folder, dst, np.float32)
         assert sums_of(dst) == want
         checkpoint.digest(dst)
     passed("K5", f"{times} kills, {early} before the end: absent or whole, then as a clean one")

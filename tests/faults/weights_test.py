@@ -24,7 +24,7 @@ from experiments.harness import relevance, source
 from experiments.harness.errors import InputError
 from experiments.reading import counts, files, tables
 from llava_jax import checkpoint, diagnosis, images, sums
-from llava_jax.checkpoint import finite, huggingface, rules, store, tensors
+from llava_jax.checkpoint import conversion, finite, huggingface, rules, tensors
 
 WEIGHTS = "model.safetensors"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 9\n" % (b"0" * 64)
@@ -223,7 +223,7 @@ def test_a_value_too_large_for_the_dtype_is_named(folder, tmp_path):
     with pytest.raises(InputError, match=rf"{key} has 2 of \d+ that are NaN or Inf in float16"):
         source.find(str(folder), "float16", offline=True).load()
     with pytest.raises(checkpoint.ConversionError, match=key):
-        store.convert(folder, tmp_path / "half", np.float16)
+        conversion.convert(folder, tmp_path / "half", np.float16)
     assert not (tmp_path / "half").exists()
 
 

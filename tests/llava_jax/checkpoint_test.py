@@ -15,7 +15,7 @@ import safetensors.numpy
 
 import llava_jax
 from llava_jax import checkpoint, config, testing
-from llava_jax.checkpoint import huggingface, rules, store, tensors
+from llava_jax.checkpoint import conversion, huggingface, rules, tensors
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_pickle_is_refused_with_a_hint(folder):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "llava_next"}, "llava_next"),
+        ({"model_type": "llava_onevision"}, "llava_onevision"),
         ({"vision_feature_select_strategy": "full"}, "full"),
         ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer"),
         ({"vision_feature_layer": 3}, "vision_feature_layer=3"),
@@ -178,25 +178,25 @@ def test_hub_config_with_defaults_gives_the_7b():
 
 def test_orbax_checkpoint_comes_back(folder, tmp_path):
     want = load(folder)
-    record = store.convert(folder, tmp_path / "converted", np.float32)
+    record = conversion.convert(folder, tmp_path / "converted", np.float32)
     assert record["parameters"] == sum(x.size for x in jax.tree.leaves(want))
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "converted"), want)
     assert isinstance(load(tmp_path / "converted")["text"]["layers"], list)
     half = load(tmp_path / "converted", np.float16)
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(np.float16)}
     with pytest.raises(FileExistsError, match="already"):
-        store.convert(folder, tmp_path / "converted", np.float32)
+        conversion.convert(folder, tmp_path / "converted", np.float32)
     (tmp_path / "killed" / "params.orbax-checkpoint-tmp").mkdir(parents=True)
     (tmp_path / "killed" / ".config.json.01234567").write_text("cut sho")
     with pytest.raises(FileNotFoundError, match="its conversion did not finish"):
         tensors.files(tmp_path / "killed")
-    store.convert(folder, tmp_path / "killed", np.float32)
+    conversion.convert(folder, tmp_path / "killed", np.float32)
     left = {path.name for path in (tmp_path / "killed").iterdir()}
     assert left == {"SHA256SUMS", "config.json", "conversion.json", "params", "tokenizer.json"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(FileExistsError, match="other files"):
-        store.convert(folder, tmp_path / "other", np.float32)
+        conversion.convert(folder, tmp_path / "other", np.float32)
 
 
 def run_cli(*arguments):
