@@ -102,13 +102,18 @@ def alone_flops(cfg: LlavaConfig, counts: Sequence[int], num_text: int) -> int:
     """
     seen = encode_flops(cfg.vision, cfg.vision.num_layers) + project_flops(cfg, counts[0])
     decoder = sum(block_flops(cfg.text, 0, n + num_text) for n in counts)
-    return seen + decoder + 2 * cfg.text.width * cfg.text.vocab_size
+    return seen + decoder + head_flops(cfg.text)
+
+
+def head_flops(cfg: TextConfig) -> int:
+    """Count the operations of the head for one token."""
+    return 2 * cfg.width * cfg.vocab_size
 
 
 def _last_token_flops(cfg: TextConfig, seen: int) -> int:
     """Count what the last layer and the head do for one token that sees others and itself."""
     last = _linear_flops(cfg) - _key_value_flops(cfg) + seen * _attention_flops(cfg)
-    return last + 2 * cfg.width * cfg.vocab_size
+    return last + head_flops(cfg)
 
 
 def _linear_flops(cfg: TextConfig) -> int:

@@ -60,6 +60,7 @@ def answer(
     *,
     before: decoding.Prefix,
     keep: bool = False,
+    observers: int = 0,
     cfg: LlavaConfig,
     stage: Stage = inline,
 ) -> tuple[generation.Context, jax.Array]:
@@ -78,6 +79,7 @@ def answer(
         before: the prefix of prompt_ids, from ``decoding.begin``.
         keep: whether more than one token is wanted; without it, and where a cut masks, the
             context has the first token's logits alone.
+        observers: as in ``decoding.read``.
         cfg: shapes.
         stage: how a stage is run.
 
@@ -85,7 +87,7 @@ def answer(
         (context, int32[G, Q, W] the tokens left, −1 for one made of others and for every place
         that a cut left empty).
     """
-    run = Run(params, before, lengths, reads, keep, cfg, stage)
+    run = Run(params, before, lengths, reads, keep, observers, cfg, stage)
     embedding = {"embed_tokens": params["text"]["embed_tokens"]}
     start = tokens = stage(_start)(embedding, image, suffix_ids, before.next_position)
     layer, seen = 0, []
@@ -148,11 +150,11 @@ def _advance(run: Run, tokens: Tokens, index: int) -> tuple[Tokens, _Seen]:
     words, own = run.stage(text.block)(
         layer, tokens.text, tokens.text_positions, prefix, **living(run, tokens), cfg=cfg
     )
-    seen = _seen(run, tokens, prefix, own)
+    seen = _seen(run, tokens, index, prefix, own)
     return dataclasses.replace(tokens, visual=visual, text=words), seen
 
 
-def _seen(run: Run, tokens: Tokens, prefix: text.KeyValue, own: text.KeyValue) -> _Seen:
+def _seen(run: Run, tokens: Tokens, index: int, prefix: text.KeyValue, own: text.KeyValue) -> _Seen:
     """Return a layer's entry, if they are kept."""
     if not run.keep:
         return []
@@ -160,7 +162,14 @@ def _seen(run: Run, tokens: Tokens, prefix: text.KeyValue, own: text.KeyValue) -
     positions = jnp.broadcast_to(tokens.text_positions, tokens.text.shape[:3])
     last = (jnp.asarray(run.lengths) - 1).reshape(*shape, 1)
     behind = jnp.take_along_axis(positions, last, axis=2)[..., 0] + 1
-    return [(generation.Layer(prefix, behind, **living(run, tokens)), own)]
+    layer = generation.Layer(prefix, behind, **living(run, tokens))
+    if run.observers:
+        params, lengths = run.params["text"]["layers"][index], run.lengths.reshape(shape)
+        offsets = np.arange(-min(run.observers, tokens.text.shape[2]), 0, dtype=np.int32)
+        words = (params, tokens.text, tokens.text_positions, prefix, lengths, offsets)
+        votes = run.stage(text.votes)(*words, **living(run, tokens), cfg=run.cfg.text)
+        layer = layer._replace(votes=votes)
+    return [(layer, own)]
 
 
 def _finish(run: Run, tokens: Tokens, layer: int) -> tuple[jax.Array, _Seen]:
@@ -185,7 +194,7 @@ def _finish(run: Run, tokens: Tokens, layer: int) -> tuple[jax.Array, _Seen]:
     )
     if run.keep:
         own = run.stage(text.key_value)(params, tokens.text, tokens.text_positions, cfg=cfg)
-        seen += _seen(run, tokens, prefix, own)
+        seen += _seen(run, tokens, last, prefix, own)
     return _read(run, end), seen
 
 
@@ -268,7 +277,8 @@ def _answer_again(
     how = {"cfg": run.cfg, "stage": run.stage}
     prefix = decoding.prefill(run.params, run.before, picked, places, k if renumber else n, **how)
     ids, lengths = suffix_ids.reshape(-1, 1, t), run.lengths.reshape(-1, 1)
-    context = generation.start(run.params, prefix, ids, lengths, keep=run.keep, **how)
+    wanted = {"keep": run.keep, "observers": run.observers}
+    context = generation.start(run.params, prefix, ids, lengths, **wanted, **how)
     return dataclasses.replace(
         context, logits=by_question(run, context.logits), lengths=run.lengths
     )

@@ -221,9 +221,10 @@ def read(
     lengths: Array,
     *,
     keep: bool,
+    observers: int = 0,
     cfg: LlavaConfig,
     stage: Stage = inline,
-) -> tuple[jax.Array, tuple[text.KeyValue, ...]]:
+) -> tuple[jax.Array, tuple[text.KeyValue, ...], tuple[jax.Array, ...]]:
     """Read suffixes: what ``answer`` returns, and what the next token would look at.
 
     Args:
@@ -232,26 +233,35 @@ def read(
         suffix_ids: int[G, Q, T], text after the prefix, padded on the right with any id.
         lengths: int[G, Q], true length of each suffix, 1..T.
         keep: whether keys and values are wanted.
+        observers: last tokens of each suffix whose attention is wanted, W; 0 for none.
         cfg: shapes.
         stage: how a stage is run.
 
     Returns:
-        (float32[G, Q, V], keys and values float[G, Q, T, K, d] of every layer or none).
+        (float32[G, Q, V], keys and values float[G, Q, T, K, d] of every layer or none, ``votes``
+        float32[G, Q, K, P + T] of every layer or none).
     """
-    decoder, kept = params["text"], []
+    decoder, kept, votes = params["text"], [], []
+    offsets = np.arange(-min(observers, suffix_ids.shape[-1]), 0, dtype=np.int32)
     *layers, last = decoder["layers"]
     *prefixes, last_prefix = prefix.layers
     x, positions = stage(_suffix)(
         {"embed_tokens": decoder["embed_tokens"]}, suffix_ids, prefix.next_position
     )
     for layer, kv in zip(layers, prefixes, strict=True):
+        if observers:
+            seen = (layer, x, positions, kv, lengths, offsets)
+            votes.append(stage(text.votes)(*seen, cfg=cfg.text))
         x, own = stage(text.block)(layer, x, positions, kv, cfg=cfg.text)
         kept += [own] * keep
+    if observers:
+        seen = (last, x, positions, last_prefix, lengths, offsets)
+        votes.append(stage(text.votes)(*seen, cfg=cfg.text))
     if keep:
         kept.append(stage(text.key_value)(last, x, positions, cfg=cfg.text))
     x = stage(text.last_token)(last, x, positions, last_prefix, lengths, cfg=cfg.text)
     head = {"norm": decoder["norm"], "lm_head": decoder["lm_head"]}
-    return stage(logits)(head, x, cfg=cfg), tuple(kept)
+    return stage(logits)(head, x, cfg=cfg), tuple(kept), tuple(votes)
 
 
 def _suffix(

@@ -34,11 +34,14 @@ class Layer(NamedTuple):
         prefix: keys and values, float[B, P, K, d].
         next_position: int32[B, G · Q / B], position of the next token.
         prefix_visible: bool[B, P], prefix tokens that there are; None for all.
+        votes: float32[B, G · Q / B, K, P + T], how much the last tokens of the question look at
+            every token; None where nobody asked.
     """
 
     prefix: text.KeyValue
     next_position: jax.Array
     prefix_visible: jax.Array | None = None
+    votes: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,7 @@ def start(
     lengths: Array,
     *,
     keep: bool = True,
+    observers: int = 0,
     cfg: LlavaConfig,
     stage: Stage = inline,
 ) -> Context:
@@ -93,11 +97,11 @@ def start(
 
     Without ``keep`` the context has the first token's logits alone.
     """
-    logits, suffixes = decoding.read(
-        params, prefix, suffix_ids, lengths, keep=keep, cfg=cfg, stage=stage
-    )
+    how = {"keep": keep, "observers": observers, "cfg": cfg, "stage": stage}
+    logits, suffixes, votes = decoding.read(params, prefix, suffix_ids, lengths, **how)
     behind = prefix.next_position[:, None] + jnp.asarray(lengths)
-    layers = [Layer(kv, behind) for kv in prefix.layers] if keep else ()
+    counted = zip(prefix.layers, votes or [None] * len(prefix.layers), strict=True)
+    layers = [Layer(kv, behind, votes=seen) for kv, seen in counted] if keep else ()
     return Context(logits, layers, suffixes, lengths)
 
 

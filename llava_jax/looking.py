@@ -83,6 +83,7 @@ class Run:
         lengths: int[G, Q], tokens of each suffix.
         reads: names of the view's fields that are needed.
         keep: whether what the next token would look at is kept.
+        observers: last tokens of each suffix whose attention is wanted; 0 for none.
         cfg: shapes.
         stage: how a stage is run.
     """
@@ -92,6 +93,7 @@ class Run:
     lengths: Array
     reads: Sequence[str]
     keep: bool
+    observers: int
     cfg: LlavaConfig
     stage: Stage
 

@@ -221,6 +221,40 @@ def attention_rows(
     return run(TextBlock(cfg), params, *args, method="attention_rows")
 
 
+def votes(
+    params: Params,
+    x: jax.Array,
+    positions: jax.Array,
+    prefix: KeyValue,
+    lengths: jax.Array,
+    offsets: jax.Array,
+    prefix_visible: jax.Array | None = None,
+    *,
+    cfg: TextConfig,
+) -> jax.Array:
+    """Return how much the last tokens of each suffix together look at every token in one block.
+
+    Args:
+        params: the block.
+        x: float[G, Q, T, D], its input.
+        positions: int[G, Q, T] or broadcastable.
+        prefix: this layer's keys and values of the prefix, float[G, P, K, d].
+        lengths: int[G, Q], tokens of each suffix; what follows them is padding.
+        offsets: int[W], of them from the suffix's end: −W, …, −1; a shorter suffix has fewer.
+        prefix_visible: bool[G, P], prefix tokens that they see; None for all.
+        cfg: shapes.
+
+    Returns:
+        float32[G, Q, K, P + T], summed over the tokens and the query heads that share a key.
+    """
+    places = lengths[..., None] + offsets.reshape(1, 1, -1)
+    args = (x, positions, prefix, jnp.maximum(places, 0), prefix_visible)
+    rows = attention_rows(params, *args, cfg=cfg)
+    there = (places >= 0)[:, :, None, :, None]
+    seen = jnp.where(there, jnp.concatenate(rows, axis=-1), 0.0).sum(axis=3)
+    return seen.reshape(*seen.shape[:2], cfg.num_kv_heads, -1, seen.shape[-1]).sum(axis=3)
+
+
 def query_key_value(
     params: Params, x: jax.Array, positions: jax.Array, *, cfg: TextConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
