@@ -3,6 +3,7 @@
     [[run]]
     benchmarks = ["pope", "gqa"]    # each is a run of its own
     route = "generate"              # and prompt_style, options, limit, scenes, seed_frame, …
+    quantize = "int8"               # and kv_eviction, kv_budget: a run each, in a folder each
     [[run.grid]]                    # as many as there should be: the run has the settings of all
     pruner = ["scope", "random"]    # one value or a list, as on the command line
     budget = [64, 128]
@@ -34,8 +35,11 @@ _ASKED = {
     "route": ("first_token", "generate"),
     "prompt_style": ("llava", "lmms"),
     "options": ("valid", "abcd"),
+    "quantize": ("int8", "int4"),
+    "kv_eviction": ("snapkv", "window"),
 }
-_OWN = {"benchmarks", "grid", "limit", "scenes"}
+_SIZES = ("limit", "scenes", "kv_budget")
+_OWN = {"benchmarks", "grid", *_SIZES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +49,11 @@ class Run:
     Attributes:
         benchmark: its name.
         grids: flag → values, of every grid.
-        asked: route, prompt style, options and the benchmark's own flags, where given.
+        asked: route, prompt style, options, what is done to weights and cache, and the
+            benchmark's own flags, where given.
         limit: pictures, None for all.
         scenes: pictures of the embedded world, None for the benchmark's default.
+        kv_budget: prompt tokens that eviction leaves in the cache, None without it.
     """
 
     benchmark: str
@@ -55,12 +61,19 @@ class Run:
     asked: Mapping[str, str]
     limit: int | None = None
     scenes: int | None = None
+    kv_budget: int | None = None
 
     @property
     def folder(self) -> str:
-        """Where its run is, below the study's folder: other options are another run."""
+        """Where its run is, below the study's folder: what is asked otherwise is another run."""
         options = self.asked.get("options", "valid")
-        return self.benchmark if options == "valid" else f"{self.benchmark}_{options}"
+        evicted = self.asked.get("kv_eviction")
+        differs = (
+            options if options != "valid" else None,
+            self.asked.get("quantize"),
+            f"{evicted}{self.kv_budget}" if evicted else None,
+        )
+        return "_".join(filter(None, (self.benchmark, *differs)))
 
     def configs(self, base: RunConfig) -> tuple[RunConfig, ...]:
         """Return a configuration for every grid.
@@ -78,6 +91,7 @@ class Run:
             out=f"{base.out.rstrip('/')}/{self.folder}",
             limit=base.limit or (self.scenes if base.data == SCENES else self.limit),
             own=own,
+            kv_budget=self.kv_budget,
             **asked,
         )
         return tuple(_with_grid(whole, grid) for grid in self.grids)
@@ -131,7 +145,7 @@ def read(study: str) -> tuple[Run, ...]:
     runs = [
         run for i, found in enumerate(content["run"]) for run in _runs(found, f"{file} run {i}")
     ]
-    if twice := _repeated([run.benchmark for run in runs]):
+    if twice := _repeated([run.folder for run in runs]):
         raise InputError(f"{file}: {twice} is asked by two runs; one run may have many grids")
     return tuple(runs)
 
@@ -150,7 +164,7 @@ def _runs(found: Mapping[str, Any], where: str) -> list[Run]:
     for name, value in asked.items():
         if value not in allowed[name]:
             raise InputError(f"{where}: {name} = {value!r} is none of {list(allowed[name])}")
-    sizes = {n: _size(found[n], f"{where}, {n}") for n in ("limit", "scenes") if n in found}
+    sizes = {n: _size(found[n], f"{where}, {n}") for n in _SIZES if n in found}
     grids = tuple(_grid(grid, f"{where} grid {i}") for i, grid in enumerate(found.get("grid", ())))
     full = ({"pruner": ("none",)},)
     return [Run(name, grids or full, asked, **sizes) for name in benchmarks]
@@ -182,9 +196,9 @@ def _values(value: Any, kind: type, where: str) -> tuple[Any, ...]:
 
 
 def _size(value: Any, where: str) -> int:
-    """Return a number of pictures."""
+    """Return a number of pictures or tokens."""
     if type(value) is not int or value < 1:
-        raise InputError(f"{where}: {value!r} is no number of pictures")
+        raise InputError(f"{where}: {value!r} is no number, of at least 1")
     return value
 
 

@@ -60,7 +60,7 @@ def test_a_study_is_grids_over_benchmarks(tmp_path, config):
         ("a = 1", r"consists of \[\[run\]\], this one of \['a'\]"),
         ("[[run]]\n", r"benchmarks = \[\]"),
         ("[[run]]\nbenchmarks = ['pop']\n", r"benchmarks = \['pop'\]; there are pope"),
-        ("[[run]]\nbenchmarks = ['pope']\nlimit = 0\n", "limit: 0 is no number of pictures"),
+        ("[[run]]\nbenchmarks = ['pope']\nlimit = 0\n", "limit: 0 is no number, of at least 1"),
         ("[[run]]\nbenchmarks = ['pope']\nroute = 'x'\n", "route = 'x' is none of"),
         ("[[run]]\nbenchmarks = ['pope']\nrout = 'x'\n", "rout is none of"),
         (MINE + MINE, "pope is asked by two runs"),
@@ -76,7 +76,7 @@ def test_what_is_no_study_is_refused_by_place(tmp_path, text, named):
 
 
 def test_a_study_that_is_not_there_names_those_that_are():
-    with pytest.raises(InputError, match="included are gamma, tables, tournament"):
+    with pytest.raises(InputError, match="included are gamma, quantization, tables, tournament"):
         definition.read("gama")
 
 
