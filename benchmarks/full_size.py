@@ -39,7 +39,8 @@ _FOLDER = flags.DEFINE_string("folder", None, "to make and delete", required=Tru
 _SIZE = flags.DEFINE_enum("shape", "7B", ["7B", "tiny"], "tiny tries the script itself")
 _KEEP = flags.DEFINE_bool("keep", False, "leave the folder, and use what is there already")
 
-BUDGETS = (64, 576)
+BUDGETS, QUESTIONS = (64, 576), 10
+_CHOICES = [11, 222, 3333, 14444]
 SHARDS = 3
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _CONFIG: dict[str, Any] = {
@@ -153,22 +154,43 @@ def ask(folder: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
 
 
 def side_by_side(folder: pathlib.Path) -> dict[str, Any]:
-    """Let both sides take turns on the same mapped tensors."""
+    """Let both sides take turns on the same mapped tensors: a question, and a picture's ten."""
     cfg = checkpoint.read_config(folder)
     begun = time.perf_counter()
     params = checkpoint.load(folder, cfg, _BFLOAT16)
     load = round(time.perf_counter() - begun, 1)
-    before = _anonymous(os.getpid())
     ours = pope.Ours(params, cfg, num_pictures=1)
     peer = peers.Peer(mapped(folder), ours.prompt)
     found: dict[str, Any] = {"load with the check of every value, s": load}
     for budget in BUDGETS:
         kept = budget if budget < cfg.vision.num_tokens else None
-        compared = pope.compare(ours, peer, kept)
-        compared["ours, s a question of ten"] = round(compared["seconds"]["ours"]["median"] / 10, 3)
-        found[f"K = {budget}"] = compared
-    found["both sides, anonymous GB"] = round((_anonymous(os.getpid()) - before) / 1e9, 2)
-    return found | pope.agreement(ours, peer)
+        found[f"K = {budget}"] = compare(ours, peer, kept)
+    return found
+
+
+def compare(ours: pope.Ours, peer: peers.Peer, budget: int | None) -> dict[str, Any]:
+    """Time one question of transformers and ten of ours, vision included in both."""
+    picture, asked = ours.pixels[0], ours.questions[0]
+    logits: dict[str, np.ndarray] = {}
+
+    def theirs() -> None:
+        how = {} if budget is None else {"budget": budget}
+        answer = peer.question if budget is None else peer.pruned
+        logits["theirs"] = answer(picture, asked, **how)
+
+    def shared() -> None:
+        logits["ours"] = np.asarray(ours.answer(ours.see(budget), budget, QUESTIONS))[0, 0]
+
+    seconds = harness.take_turns({"theirs": theirs, "ours": shared}, flags.FLAGS.rounds)
+    each = [value / QUESTIONS for value in seconds["ours"]]
+    chances = [np.exp(x[_CHOICES] - x[_CHOICES].max()) for x in logits.values()]
+    difference = np.subtract(*(x / x.sum() for x in chances))
+    return {
+        "transformers, s a question": harness.spread(seconds["theirs"]),
+        f"ours, s a question of {QUESTIONS}": harness.spread(each),
+        "ratio": harness.ratio(seconds["theirs"], each),
+        "answer probability, largest difference": float(np.abs(difference).max()),
+    }
 
 
 def mapped(folder: pathlib.Path) -> Any:
