@@ -119,7 +119,15 @@ def _compile_statistics(
 
 def incomplete(config: RunConfig, outcome: command.Outcome) -> int | None:
     """Say why a run cannot be reported; return the exit code, None if it can."""
-    out = config.folder
+    out, place = config.folder, outcome.place
+    if not place.leads:
+        print(f"{outcome.answered} answers now; process 0 of {place.count} reports")
+        return errors.COMPLETE
+    if outcome.missing and place.count > 1:
+        processes = ", ".join(map(str, outcome.processes))
+        line = f"{outcome.missing} of {outcome.expected} answers are not in {out}"
+        why = f"processes {processes} failed, or write to another folder"
+        return errors.end(f"{line}: {why}; the same command resumes", errors.INTERRUPTED)
     if outcome.missing:
         processes = ", ".join(map(str, outcome.processes))
         print(

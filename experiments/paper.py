@@ -76,8 +76,9 @@ def _main(parts: list[str], resume: str) -> int:
         if i:
             _announce(part, steps, pace)
         worst = max([worst, *running.answer(steps, pace, resume, _measure)])
-        pace.save(out)
-        _write(base)
+        if all(step.work.place.leads for step in steps):
+            pace.save(out)
+            _write(base)
     return worst
 
 

@@ -60,6 +60,14 @@ def tiny_config(**text: Any) -> dict[str, Any]:
     }
 
 
+def tiny_next_config() -> dict[str, Any]:
+    """Return the ``config.json`` of a LLaVA-NeXT with 16 visual tokens a tile, up to five tiles."""
+    pinpoints = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
+    architecture = {"architectures": ["LlavaNextForConditionalGeneration"]}
+    own = {"model_type": "llava_next", "image_grid_pinpoints": pinpoints}
+    return tiny_config() | architecture | own
+
+
 def tiny_clip(eos_id: int | None = 97) -> ClipConfig:
     """Return a dual encoder with 16 visual tokens, 99 text tokens and texts of up to 12 tokens.
 
@@ -133,6 +141,23 @@ def write_checkpoint(folder: pathlib.Path, *, seed: int = 0, **text: Any) -> Lla
     config = tiny_config(**text)
     cfg = from_hf(config)
     huggingface.save(folder, random_params(cfg, seed), config, np.float32)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return cfg
+
+
+def write_next_checkpoint(folder: pathlib.Path, *, seed: int = 0) -> LlavaConfig:
+    """Write a tiny random LLaVA-NeXT in the Hugging Face layout, tokenizer included.
+
+    Args:
+        folder: made if it is not there.
+        seed: of the weights.
+
+    Returns:
+        The shapes of the model written.
+    """
+    config = tiny_next_config()
+    cfg, keys = from_hf(config), rules.LLAVA_NEXT
+    huggingface.save(folder, random_params(cfg, seed), config, np.float32, keys=keys)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     return cfg
 

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import pruning
-from experiments.harness import batching, selection
+from experiments.harness import batching, selection, views
 from experiments.harness.grid import Setting
 from experiments.harness.stopwatch import Stopwatch
 from llava_jax import decoding, generation, looking
 from llava_jax.engine import Engine
+from llava_jax.eviction import Eviction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Shared:
         prompt_ids: int32[S], the text before the picture.
         before: its prefix, computed beside the first picture.
         common_ids: int32[C], first tokens of every question.
-        rehearsed: budget → done when the decoder is compiled for the first batch.
+        rehearsed: tokens handed over → done when the decoder is compiled for the first batch.
         end_id: of the token that ends an answer.
         max_new_tokens: of a generated answer; None reads the first token only.
+        eviction: what is left in its cache; None for all.
         watch: is told where the time goes.
     """
 
@@ -45,12 +47,18 @@ class Shared:
     rehearsed: Mapping[int, concurrent.futures.Future[None]]
     end_id: int
     max_new_tokens: int | None
+    eviction: Eviction | None
     watch: Stopwatch
 
     @property
     def speaks(self) -> bool:
         """Whether more than the first token is wanted."""
         return self.max_new_tokens is not None
+
+    @property
+    def observers(self) -> int:
+        """Last tokens of each question whose attention decides what is left in the cache."""
+        return self.eviction.observers if self.eviction else 0
 
 
 class Answers(NamedTuple):
@@ -60,7 +68,7 @@ class Answers(NamedTuple):
         logits: float32[G, Q, V], of the first token.
         kept: int32[G, Q, W], or int32[G, 1, W] where all questions of a picture see the same:
             the visual tokens that were left, N for CLS, −1 for a token made of others and for a
-            place that stayed empty.
+            place that stayed empty; of a picture in T tiles T · N + t for the CLS of tile t.
         said: the text [G, Q, M]; None on the first-token route.
     """
 
@@ -92,7 +100,7 @@ def answer(
         before = shared.watch.ready(shared.before.result())
     if setting.inside:
         return _answer_inside(shared, before, features, batch, setting)
-    handed = selection.handed_over(orders.of(setting), setting, features)
+    handed = orders.handed(setting, features)
     return _answer_before(shared, before, handed, batch, setting)
 
 
@@ -105,26 +113,29 @@ def _answer_before(
 ) -> Answers:
     """Answer from tokens that were chosen before the decoder."""
     watch, engine = shared.watch, shared.engine
-    (g, q), n = batch.lengths.shape, engine.cfg.vision.num_tokens
-    if setting.budget in shared.rehearsed:  # not all budgets are open in the first batch
+    (g, q), n = batch.lengths.shape, views.num_tokens(engine.cfg, batch.layout)
+    count = setting.handed(batch.layout)
+    if count in shared.rehearsed:  # not all budgets are open in the first batch
         with watch.stage("compile the decoder"):
-            shared.rehearsed[setting.budget].exception()  # the answer itself would say it again
+            shared.rehearsed[count].exception()  # the answer itself would say it again
     places = np.maximum(handed.index, 0) if setting.positions == "original" else None
     with watch.stage("decoder, picture"):
         prefix = watch.ready(
             engine.prefill(before, handed.features, handed.rows, shared.common_ids, places=places)
         )
     text_tokens = before.length + len(shared.common_ids)
-    if prefix.length != text_tokens + setting.budget:
+    if prefix.length != text_tokens + count:
         visual = prefix.length - text_tokens
-        raise RuntimeError(f"the prefix has {visual} visual tokens, not K = {setting.budget}")
+        raise RuntimeError(f"the prefix has {visual} visual tokens, not K = {count}")
     pictures = prefix.next_position.shape[0]  # G, or one for each question
     ids = batch.suffix_ids.reshape(pictures, -1, batch.suffix_ids.shape[-1])
     lengths = batch.lengths.reshape(pictures, -1)
     with watch.stage("decoder, questions"):
-        context = engine.read(prefix, ids, lengths, keep=shared.speaks)
+        how = {"keep": shared.speaks, "observers": shared.observers}
+        context = engine.read(prefix, ids, lengths, **how)
         watch.ready(context.logits)
-    kept = np.where(handed.index < 0, n, handed.index).reshape(g, -1, setting.budget)
+    kept = np.where(handed.index < 0, n - 1 - handed.index, handed.index)  # CLS behind the last
+    kept = kept.reshape(g, -1, kept.shape[-1])
     return Answers(context.logits.reshape(g, q, -1), kept, _said(shared, context, batch))
 
 
@@ -135,6 +146,8 @@ def _said(
     if shared.max_new_tokens is None:
         return None
     with shared.watch.stage("decoder, text"):
+        if shared.eviction:
+            context = shared.engine.evict(context, shared.eviction)
         said = shared.engine.say(context, shared.end_id, shared.max_new_tokens)
     return said.reshape(*batch.lengths.shape)
 
@@ -174,6 +187,7 @@ def _answer_inside(
             choose,
             pruner.needs,
             keep=shared.speaks,
+            observers=shared.observers,
         )
         kept = np.asarray(shared.watch.ready(left))
     selection.check_range(kept, -1, features.shape[1], setting)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from experiments.harness.benchmark import Example
+from llava_jax.anyres import Layout
 
 _LEAST_STEP = 4  # of the buckets that Q and T are padded to; few shapes, few programs
 
@@ -41,15 +42,18 @@ class ImageBatch:
         groups: the pictures, in the order of the first axis.
         suffix_ids: int32[G, Q, T], padded on the right with 0.
         lengths: int32[G, Q]; 1 for questions that are padding.
+        layout: of the pictures' tiles; None of a LLaVA-1.5.
     """
 
     groups: tuple[ImageGroup, ...]
     suffix_ids: np.ndarray
     lengths: np.ndarray
+    layout: Layout | None = None
 
     def part(self, where: slice) -> ImageBatch:
         """Return the batch of some of the pictures."""
-        return ImageBatch(self.groups[where], self.suffix_ids[where], self.lengths[where])
+        parts = self.groups[where], self.suffix_ids[where], self.lengths[where]
+        return ImageBatch(*parts, self.layout)
 
 
 def group_by_image(examples: Iterable[Example]) -> tuple[ImageGroup, ...]:
@@ -71,12 +75,17 @@ def group_by_image(examples: Iterable[Example]) -> tuple[ImageGroup, ...]:
     )
 
 
-def collate(groups: tuple[ImageGroup, ...], suffixes: Mapping[str, Sequence[int]]) -> ImageBatch:
+def collate(
+    groups: tuple[ImageGroup, ...],
+    suffixes: Mapping[str, Sequence[int]],
+    layout: Layout | None = None,
+) -> ImageBatch:
     """Put the questions of some pictures into arrays.
 
     Args:
         groups: the pictures of a batch.
         suffixes: user text → its tokens.
+        layout: of the pictures' tiles, that all of them have; None of a LLaVA-1.5.
     """
     tokens = [[suffixes[question[0].user_text] for question in g.questions] for g in groups]
     q, t = padded(max(map(len, tokens)), max(len(ids) for row in tokens for ids in row))
@@ -86,7 +95,7 @@ def collate(groups: tuple[ImageGroup, ...], suffixes: Mapping[str, Sequence[int]
         for i, suffix in enumerate(questions):
             ids[g, i, : len(suffix)] = suffix
             lengths[g, i] = len(suffix)
-    return ImageBatch(groups, ids, lengths)
+    return ImageBatch(groups, ids, lengths, layout)
 
 
 def padded(questions: int, tokens: int) -> tuple[int, int]:

@@ -16,9 +16,11 @@ from absl import logging
 from experiments.harness import (
     accounts,
     batching,
+    devices,
     evidence,
     flags,
     identity,
+    loading,
     memory,
     objects,
     plan,
@@ -28,6 +30,7 @@ from experiments.harness import (
     relevance,
     runner,
     shards,
+    views,
 )
 from experiments.harness.benchmark import SCENES, Benchmark, Dataset, Request
 from experiments.harness.config import RunConfig
@@ -38,6 +41,9 @@ from experiments.harness.progress import Progress
 from experiments.harness.source import Source, find
 from experiments.harness.stopwatch import Stopwatch
 from experiments.reading import opening
+from llava_jax import sharding
+from llava_jax.anyres import Layout
+from llava_jax.config import LlavaNextConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Outcome:
         answered: of them, questions answered now.
         missing: of them, questions that other processes have still to answer.
         processes: which processes those are.
+        place: of this process among others.
     """
 
     folders: tuple[pathlib.Path, ...]
@@ -59,6 +66,7 @@ class Outcome:
     answered: int
     missing: int = 0
     processes: tuple[int, ...] = ()
+    place: devices.Place = dataclasses.field(default_factory=devices.Place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +79,7 @@ class Work:
         inputs: what the run reads.
         need: the memory that it is likely to take.
         store: where the run folder is, if not on this machine.
+        place: of this process among others.
     """
 
     settings: tuple[Setting, ...]
@@ -78,6 +87,7 @@ class Work:
     inputs: runner.Inputs
     need: memory.Estimate
     store: objects.Store | None
+    place: devices.Place
 
     @property
     def missing(self) -> int:
@@ -131,18 +141,34 @@ def prepare(
     """
     refusals.refuse_place(config)
     said = refusals.new_tokens(benchmark, config)
+    eviction = refusals.eviction(config, said)
     grids = (config, *beside)
     for each in grids:
         check(each)
-    source = find(config.model, config.dtype, offline=config.offline)
-    grid = settings(source.cfg.vision.num_tokens, *grids)
+    place = devices.find(config)
+    config = place.share(config)
+    source = find(
+        config.model,
+        config.dtype,
+        offline=config.offline,
+        quantize=config.quantize,
+        mesh=place.mesh,
+    )
+    config, *_ = grids = [views.by_model(each, source.cfg) for each in (config, *beside)]
+    grid = settings(views.most_tokens(source.cfg), *grids)
+    refusals.refuse_tiles(grid, source)
     if said is not None:
         refusals.refuse_masks(grid, source)
-    for setting in grid:
+    for setting in grid if place.records else ():
         shards.refuse_busy(_shard(config, setting))
     with watch.stage("read questions"):
         dataset = read(benchmark, config)
-        work = plan.make(batching.group_by_image(dataset.examples), grid, source, said)
+        groups = batching.group_by_image(dataset.examples)
+    with watch.stage("read sizes of pictures"):
+        layouts = _layouts(config, source, dataset)
+    work = plan.make(groups, grid, source, said, eviction, layouts)
+    refusals.refuse_budgets(work, grid)
+    refusals.refuse_eviction(work, source)
     if config.dry_run:
         print(plan.describe(work, grid, source, dataset.source))
         return None
@@ -168,8 +194,15 @@ def prepare(
     questions.write(config.folder, run["data"]["sha256"], asked)
     if store:
         store.send()
-    inputs = runner.Inputs(work, dataset, source, clip, config, _cache(config, run), watch)
-    return Work(grid, folders, inputs, need, store)
+    cache = _cache(config, run, source)
+    inputs = runner.Inputs(work, dataset, source, clip, config, cache, watch)
+    return Work(grid, folders, inputs, need, store, place)
+
+
+def _layouts(config: RunConfig, source: Source, dataset: Dataset) -> Mapping[str, Layout]:
+    """Return where the tiles of every picture lie, if the model is a LLaVA-NeXT."""
+    assert config.preprocessing is not None  # `views.by_model` chose one
+    return loading.layouts(dataset, dataset.images, source.cfg, config.preprocessing)
 
 
 def read(benchmark: Benchmark, config: RunConfig) -> Dataset:
@@ -213,13 +246,18 @@ def answer(work: Work, then: Callable[[], None] = lambda: None, resume: str = ""
             least = functools.partial(memory.estimate, *work.planned, images=1)
             with Progress(missing, then, resume) as progress, memory.said(least):
                 runner.evaluate(jobs, work.inputs, between=progress.advance)
+    work.place.wait()
     return _outcome(work, jobs, answered=sum(len(job.done) for job in jobs) - before)
 
 
 def _outcome(work: Work, jobs: Sequence[evidence.Job], answered: int) -> Outcome:
-    """Seal what is complete, and count what is not: of all processes, as the disk has it."""
+    """Seal what is complete, and count what is not: of all processes, as the disk has it.
+
+    Of processes that know of each other the first does it, when all are done.
+    """
     failed, missing, keys = 0, 0, set[str]()
-    for folder in (job.folder for job in jobs if not job.folder.seal()):
+    open_jobs = jobs if work.place.leads else ()
+    for folder in (job.folder for job in open_jobs if not job.folder.seal()):
         lost = folder.failed()
         lacking = set(folder.keys) - folder.done() - lost
         failed, missing, keys = failed + len(lost), missing + len(lacking), keys | lacking
@@ -230,6 +268,7 @@ def _outcome(work: Work, jobs: Sequence[evidence.Job], answered: int) -> Outcome
         answered=answered,
         missing=missing,
         processes=_processes(work, keys),
+        place=work.place,
     )
 
 
@@ -256,11 +295,14 @@ def _reads_clip(setting: Setting) -> bool:
     return "relevance" in setting.pruner.needs
 
 
-def _cache(config: RunConfig, run: Mapping[str, Any]) -> FeatureCache:
+def _cache(config: RunConfig, run: Mapping[str, Any], source: Source) -> FeatureCache:
     """Return the cache of vision outputs for this model, dtype and preprocessing."""
     names = ("weights", "dtype", "preprocessing")
     own = {name: run[name] for name in names} | {"vision": run["model"]["vision"]}
+    if isinstance(source.cfg, LlavaNextConfig):
+        own |= {"pinpoints": source.cfg.grid_pinpoints}
     own |= {"computed_by": _computed_by()}
+    own |= {"mesh": sharding.describe(source.mesh)} if source.mesh else {}
     folder = pathlib.Path(config.cache) / "features"
     return FeatureCache(folder, int(config.cache_gib * 2**30), own)
 
@@ -270,6 +312,8 @@ def _job(
 ) -> evidence.Job:
     """Lock this process's shard of a setting, then see what is done, by whomever."""
     config = work.inputs.config
+    if not work.place.records:
+        return evidence.Job(setting, folder, set(folder.done()), writer=None)
     shard = shards.Shard(folder.path, config.process_id, config.num_processes)
     writer = objects.Segments(shard, work.store) if work.store else shard
     writers.callback(writer.close)

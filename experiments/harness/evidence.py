@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import calibration
-from experiments.harness import batching, loading, objects, records, shards
+from experiments.harness import batching, loading, objects, records, shards, views
 from experiments.harness.answering import Answers
 from experiments.harness.folder import RunFolder
 from experiments.harness.grid import Setting
@@ -30,20 +30,26 @@ class Job:
         setting: what to run.
         folder: where its records go.
         done: keys that have a record.
-        writer: appends to its shard.
+        writer: appends to its shard; None where another process writes.
     """
 
     setting: Setting
     folder: RunFolder
     done: set[str]
-    writer: shards.Shard | objects.Segments
+    writer: shards.Shard | objects.Segments | None
 
     def append(
         self, rows: Sequence[records.Record], failures: Sequence[records.Failure] = ()
     ) -> None:
         """Write rows; then they are done."""
-        self.writer.append(rows, failures)
+        if self.writer is not None:
+            self.writer.append(rows, failures)
         self.done.update(row.key for row in rows)
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk; any thread may."""
+        if self.writer is not None:
+            self.writer.sync()
 
 
 def to_records(
@@ -61,7 +67,8 @@ def to_records(
         (rows, rows that failed), in the order of the plan.
     """
     read = _evidence(answers.logits, ready.batch, source.tokenizer)
-    num_tokens, rows, failures = source.cfg.vision.num_tokens, [], []
+    num_tokens = views.num_tokens(source.cfg, ready.batch.layout)
+    rows, failures = [], []
     for g, group in enumerate(ready.batch.groups):
         masks = [records.pack_mask(kept, num_tokens) for kept in answers.kept[g]]
         for q, question in enumerate(group.questions):

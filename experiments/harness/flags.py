@@ -129,7 +129,12 @@ def define_model() -> None:
         "dtype", None, ["float32", "float16", "bfloat16"], "of the model (default: by its size)"
     )
     flags.DEFINE_enum(
-        "preprocessing", "pad", ["pad", "center_crop"], "pad: LLaVA's; center_crop: Hugging Face's"
+        "quantize", None, ["int8", "int4"], "weights of the decoder (default: as they are stored)"
+    )
+    flags.DEFINE_enum(
+        *("preprocessing", None, ["pad", "center_crop", "anyres", "anyres_huggingface"]),
+        "LLaVA-1.5: pad is LLaVA's, center_crop Hugging Face's; LLaVA-NeXT: anyres is LLaVA's, "
+        "anyres_huggingface tiles small pictures as Hugging Face does (default: LLaVA's)",
     )
 
 
@@ -144,6 +149,15 @@ def define_run(out: str) -> None:
     flags.DEFINE_string(
         *("out", out),
         "run folder, or one of an object store such as gs://…; the same command resumes",
+    )
+    flags.DEFINE_string(
+        *("mesh", None),
+        "devices that divide pictures and decoder, such as data:2,model:4 (default: all "
+        "accelerators of the process on data)",
+    )
+    flags.DEFINE_enum(
+        *("distributed", "auto", ["auto", "on", "off"]),
+        "join the other processes of a cluster; auto: where its variables are set",
     )
     flags.DEFINE_integer(
         "num_processes", 1, "that divide the pictures of a run folder", lower_bound=1
@@ -177,6 +191,11 @@ def _define_answers(benchmark: Benchmark) -> None:
         "positions", "contiguous", ["contiguous", "original"], "renumber kept tokens or not"
     )
     flags.DEFINE_enum(
+        *("tiles", None, ["each", "all"]),
+        "of a LLaVA-NeXT's picture: each has an equal share of --budget, padding included, as the "
+        "published pruners do it, or all have it together, without padding (default: each)",
+    )
+    flags.DEFINE_enum(
         *("route", None, ["first_token", "generate"]),
         f"read the first token, or let the model speak (default: {benchmark.default_route})",
     )
@@ -186,11 +205,27 @@ def _define_answers(benchmark: Benchmark) -> None:
         lower_bound=1,
         upper_bound=4096,  # the decoder's context
     )
+    _define_cache()
     flags.DEFINE_enum(
         "prompt_style", "llava", ["llava", "lmms"], "whose words stand around a question"
     )
     flags.DEFINE_enum(
         "options", "valid", ["valid", "abcd"], "lettered options: those a question has, or A-D"
+    )
+
+
+def _define_cache() -> None:
+    """Define the flags that say which prompt tokens stay in the cache of a generated answer."""
+    flags.DEFINE_enum(
+        *("kv_eviction", "none", ["none", "snapkv", "window"]),
+        "prompt tokens kept for a generated answer: all, those its question looks at, or the first "
+        "four and the last",
+    )
+    flags.DEFINE_integer(
+        "kv_budget", None, "how many, in every layer and key-value head", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "kv_window", 32, "last tokens of a question that snapkv observes, and keeps", lower_bound=1
     )
 
 
@@ -245,14 +280,24 @@ def values(names: Iterable[str]) -> dict[str, Any]:
 
 
 OF_A_RUN = (
-    *("model", "data", "clip", "relevant", "dtype", "preprocessing", "limit", "mode", "out"),
+    *("model", "data", "clip", "relevant", "dtype", "quantize", "preprocessing", "limit", "mode"),
+    *("out", "mesh", "distributed"),
     *("num_processes", "process_id", "allow_failed", "offline", "dry_run", "cache", "cache_gib"),
 )
 """Flags of every command that answers questions."""
 _PLAIN = (
     *OF_A_RUN,
-    *("order", "positions", "route", "max_new_tokens", "prompt_style", "options", "predictions"),
-    "fork",
+    *(
+        "order",
+        "positions",
+        "tiles",
+        "route",
+        "max_new_tokens",
+        "prompt_style",
+        "options",
+        "predictions",
+    ),
+    *("kv_eviction", "kv_budget", "kv_window", "fork"),
 )
 _PLACES = ("model", "data", "clip", "predictions", "out", "cache")
 
@@ -264,7 +309,8 @@ def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:
         config: the run.
         setting: ``Setting.describe()``.
     """
-    lines = {name: getattr(config, name) for name in _PLAIN if name not in _ONE_OFF}
+    without = _ONE_OFF if config.kv_eviction != "none" else (*_ONE_OFF, "kv_budget", "kv_window")
+    lines = {name: getattr(config, name) for name in _PLAIN if name not in without}
     lines |= config.own
     lines |= setting if setting["pruner"] != FULL else {"pruner": FULL}  # without the budget N
     return "".join(
@@ -274,4 +320,4 @@ def flagfile(config: RunConfig, setting: dict[str, Any]) -> str:
     )
 
 
-_ONE_OFF = ("num_processes", "process_id", "fork", "dry_run", "cache", "cache_gib")
+_ONE_OFF = ("num_processes", "process_id", "fork", "dry_run", "cache", "cache_gib", "distributed")

@@ -10,6 +10,8 @@ from typing import Any
 import pruning
 from experiments.harness.config import FULL, RunConfig
 from experiments.harness.errors import UsageError
+from experiments.harness.tiling import EACH, Division
+from llava_jax.anyres import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Setting:
         seed: of stochastic pruners; None for the others, which do not depend on it.
         order: how kept tokens are handed over, ``raster`` or ``selection``.
         positions: ``contiguous`` or ``original``.
+        tiles: of a LLaVA-NeXT's picture, whether ``each`` has a share of the budget or ``all`` have
+            it together; None of a LLaVA-1.5, and where all tokens are kept.
     """
 
     pruner: Any
@@ -29,6 +33,7 @@ class Setting:
     seed: int | None
     order: str = "raster"
     positions: str = "contiguous"
+    tiles: str | None = None
 
     @property
     def name(self) -> str:
@@ -47,7 +52,7 @@ class Setting:
             self.name,
             *(_plain(name.removeprefix(f"{self.name}_"), value) for name, value in given.items()),
         ]
-        words += [self.order, self.positions]
+        words += [self.order, self.positions, *([self.tiles] if self.tiles else [])]
         return "_".join(word for word in words if word not in _USUAL)
 
     @property
@@ -59,6 +64,20 @@ class Setting:
     def by_question(self) -> bool:
         """Whether every question has visual tokens of its own from the decoder's input on."""
         return self.pruner.stage is pruning.Stage.QUESTION
+
+    def handed(self, layout: Layout | None) -> int:
+        """Return how many tokens the decoder is given of a picture.
+
+        Args:
+            layout: of its tiles, None of a LLaVA-1.5. Where each tile has a share, what does not
+                divide is not spent; where all tokens are kept, newlines are counted too.
+        """
+        if layout is None:
+            return self.budget
+        if self.tiles is None:
+            return layout.num_tokens
+        division = Division(layout, self.tiles)
+        return division.parts * division.budget(self.budget)
 
     def cuts(self, num_tokens: int, num_layers: int) -> tuple[pruning.Cut, ...]:
         """Return where tokens are taken out of the decoder.
@@ -81,10 +100,11 @@ class Setting:
         fields = pruning.hyperparameters(self.pruner)
         values = {name: _json(v) for name, v in fields.items() if v is not None}
         own = {"pruner": self.name, "budget": self.budget, "seed": self.seed}
-        return own | {"order": self.order, "positions": self.positions} | values
+        own |= {"order": self.order, "positions": self.positions}
+        return own | ({"tiles": self.tiles} if self.tiles else {}) | values
 
 
-_USUAL = ("raster", "contiguous", "float32", "exact")
+_USUAL = ("raster", "contiguous", EACH, "float32", "exact")
 """Words that a folder's name leaves out."""
 
 
@@ -145,9 +165,11 @@ def _pruned(config: RunConfig, num_tokens: int) -> list[Setting]:
         for values in _grid(cls, config.hyperparameters):
             pruner = cls(**values)
             seeds: Sequence[int | None] = config.seeds if pruner.stochastic else (None,)
-            inside = cls.stage is pruning.Stage.DECODER  # it gets all tokens as they are
-            how = () if inside else (config.order, config.positions)
-            found += [Setting(pruner, k, s, *how) for k in config.budgets for s in seeds]
+            how: dict[str, Any] = {"order": config.order, "positions": config.positions}
+            how |= {"tiles": config.tiles}
+            if cls.stage is pruning.Stage.DECODER:  # it gets all tokens as they are
+                how = {}
+            found += [Setting(pruner, k, s, **how) for k in config.budgets for s in seeds]
     return found
 
 

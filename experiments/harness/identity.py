@@ -11,6 +11,7 @@ from experiments.harness.config import RunConfig
 from experiments.harness.plan import Plan
 from experiments.harness.source import Source
 from llava_jax import prompts
+from llava_jax.eviction import Eviction
 
 
 def of(
@@ -42,14 +43,20 @@ def of(
         "model": dataclasses.asdict(source.cfg),
         "tokenizer": source.tokenizer.digest,
         "dtype": source.dtype,
-        "quantization": None,
+        "quantization": source.quantization,
         "data": dict(data),
         "prompt": {
             "template": "vicuna_v1",
             "before": work.prompt_ids,
             "after_of_row_0": source.tokenizer.rest(prompts.vicuna_v1(first.user_text)[1]),
         },
-        "asked": dict(asked),
+        "asked": dict(asked) | ({} if work.eviction is None else _described(work.eviction)),
         "preprocessing": f"{config.preprocessing}-pillow-bicubic-{source.cfg.vision.image_size}",
         "confidence": confidence,
     }
+
+
+def _described(how: Eviction) -> dict[str, Any]:
+    """Return the flags that say what is left in the cache of a text."""
+    found = {"kv_eviction": how.method, "kv_budget": how.budget}
+    return found | ({"kv_window": how.window} if how.observers else {})

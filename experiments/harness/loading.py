@@ -1,4 +1,7 @@
-"""Pictures are read, and kept features looked up, by threads that run ahead of the device."""
+"""Pictures are read, and kept features looked up, by threads that run ahead of the device.
+
+Axis letters: G pictures, T tiles of a LLaVA-NeXT's picture.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from experiments.harness import batching
+from experiments.harness import batching, views
 from experiments.harness.benchmark import Dataset
 from experiments.harness.features import FeatureCache
 from experiments.harness.plan import Plan
 from llava_jax import images
+from llava_jax.anyres import Layout
+from llava_jax.config import LlavaConfig
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,9 +33,10 @@ class Loaded:
     Attributes:
         batch: its questions.
         digests: per picture, of its content; None where that cannot be read.
-        pixels: float32[G, H, W, 3], zeros where a picture cannot be read; None if all outputs
-            are known.
-        seen: output → array[G, ...] from the cache; None if one of one picture is missing.
+        pixels: float32[G, H, W, 3], or float32[G, T, H, W, 3] of tiles, zeros where a picture
+            cannot be read; None if all outputs are known.
+        seen: output → array[G, ...] or [G, T, ...] from the cache; None if one of one picture is
+            missing.
         unreadable: picture id → why it could not be read.
     """
 
@@ -62,8 +68,8 @@ def load(
     cache: FeatureCache,
     outputs: tuple[str, ...],
     *,
-    image_size: int,
-    preprocessing: images.Mode,
+    cfg: LlavaConfig,
+    preprocessing: str,
 ) -> Loaded:
     """Bring a batch into memory: strings and files in, arrays out.
 
@@ -73,16 +79,16 @@ def load(
         dataset: opens the pictures.
         cache: of vision outputs.
         outputs: names of those that are needed.
-        image_size: side of the model's pictures.
-        preprocessing: ``pad`` or ``center_crop``.
+        cfg: the model.
+        preprocessing: as in ``views.pixels``.
     """
-    batch = batching.collate(groups, plan.suffixes)
+    batch = batching.collate(groups, plan.suffixes, plan.layout(groups[0]))
     digests = tuple(dataset.image_digest(group.image) for group in groups)
     found: list[dict[str, np.ndarray]] = []
     for digest in digests:
         if (one := cache.get(digest, outputs)) is None:
             # One that is missing sends the whole batch through the tower: its shape stays.
-            pixels, unreadable = _read(groups, dataset, image_size, preprocessing)
+            pixels, unreadable = _read(batch, dataset, cfg, preprocessing)
             return Loaded(batch, digests, pixels, None, unreadable)
         found.append(one)
     seen = {name: np.stack([one[name] for one in found]) for name in outputs}
@@ -90,20 +96,48 @@ def load(
 
 
 def _read(
-    groups: tuple[batching.ImageGroup, ...],
-    dataset: Dataset,
-    image_size: int,
-    preprocessing: images.Mode,
+    batch: batching.ImageBatch, dataset: Dataset, cfg: LlavaConfig, preprocessing: str
 ) -> tuple[np.ndarray, dict[str, str]]:
-    pixels = np.zeros((len(groups), image_size, image_size, 3), np.float32)
+    side = cfg.vision.image_size
+    tiles = () if batch.layout is None else (batch.layout.num_tiles,)
+    pixels = np.zeros((len(batch.groups), *tiles, side, side, 3), np.float32)
     unreadable = {}
-    for index, group in enumerate(groups):
+    for index, group in enumerate(batch.groups):
         try:
             picture = dataset.read_image(group.image)
-            pixels[index] = images.preprocess(picture, image_size, preprocessing)
+            if views.layout(picture.size, cfg, preprocessing) != batch.layout:
+                raise images.ImageError(f"picture {group.image} has changed since the run began")
+            pixels[index] = views.pixels(picture, cfg, preprocessing)
         except images.ImageError as error:
             unreadable[group.image] = str(error)
     return pixels, unreadable
+
+
+def layouts(
+    dataset: Dataset, pictures: Sequence[str], cfg: LlavaConfig, preprocessing: str
+) -> dict[str, Layout]:
+    """Return the layout of every picture's tiles, from its size; nothing if the model has no tiles.
+
+    A picture that cannot be read is taken for a small square: it is refused when its turn comes.
+
+    Args:
+        dataset: opens the pictures.
+        pictures: ids.
+        cfg: the model.
+        preprocessing: as in ``views.pixels``.
+    """
+    square = views.layout((cfg.vision.image_size, cfg.vision.image_size), cfg, preprocessing)
+    if square is None:
+        return {}
+
+    def find(image: str) -> Layout | None:
+        try:
+            return views.layout(dataset.read_image(image).size, cfg, preprocessing)
+        except images.ImageError:
+            return square
+
+    found = zip(pictures, ahead(find, pictures), strict=True)
+    return {image: layout or square for image, layout in found}
 
 
 def ahead(function: Callable[[T], R], items: Iterable[T], count: int | None = None) -> Iterator[R]:

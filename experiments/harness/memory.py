@@ -20,7 +20,7 @@ from experiments.harness.batching import padded
 from experiments.harness.errors import InterruptedRunError
 from experiments.harness.grid import Setting
 from experiments.harness.source import Source
-from llava_jax import checkpoint, costs
+from llava_jax import costs, sharding
 from llava_jax.config import LlavaConfig
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class Estimate:
     """Bytes that a run needs, as far as they can be foreseen.
 
     Attributes:
-        weights: of the model.
+        weights: of the model, on each device.
         batch: of the largest batch, beside them.
-        available: of the device; None if it does not say.
+        available: of a device; None if it does not say.
     """
 
     weights: int
@@ -71,8 +71,8 @@ def estimate(plan: Plan, grid: Sequence[Setting], source: Source, images: int) -
         images: pictures of a batch.
     """
     itemsize = np.dtype(source.dtype).itemsize
-    weights = checkpoint.num_parameters(source.cfg) * itemsize
-    return Estimate(weights, peak(plan, grid, source.cfg, itemsize, images), _available())
+    each = math.ceil(images / _data_parts(source))
+    return Estimate(source.num_bytes, peak(plan, grid, source.cfg, itemsize, each), _available())
 
 
 def exhausted(error: BaseException) -> bool:
@@ -113,15 +113,21 @@ def _available() -> int | None:
 
 
 def images_per_batch(plan: Plan, grid: Sequence[Setting], source: Source) -> int:
-    """Return G: one picture on CPU, where larger batches fall out of the cache."""
+    """Return G, a multiple of the devices that divide the pictures.
+
+    One picture a device on CPU, where larger batches fall out of the cache.
+    """
+    devices = _data_parts(source)
     if jax.local_devices()[0].platform == "cpu":
-        return 1
-    itemsize = np.dtype(source.dtype).itemsize
-    return batch_size(plan, grid, source.cfg, itemsize, _available() or math.inf)
+        return devices
+    itemsize, available = np.dtype(source.dtype).itemsize, _available()
+    room = math.inf if available is None else _MEMORY_SHARE * available - source.num_bytes
+    most = math.ceil(len(plan.groups) / devices)
+    return devices * batch_size(plan, grid, source.cfg, itemsize, room, most)
 
 
 def batch_size(
-    plan: Plan, grid: Sequence[Setting], cfg: LlavaConfig, itemsize: int, available: float
+    plan: Plan, grid: Sequence[Setting], cfg: LlavaConfig, itemsize: int, room: float, most: int
 ) -> int:
     """Return how many pictures an accelerator takes at once.
 
@@ -131,16 +137,20 @@ def batch_size(
         plan: the run.
         grid: its settings; the one that takes most memory decides.
         cfg: the model's shapes.
-        itemsize: bytes of a parameter.
-        available: bytes of the device.
+        itemsize: bytes of an activation.
+        room: bytes of the device beside the weights.
+        most: pictures that there are for it.
     """
     questions, suffix = _fullest(plan)
-    wanted = min(math.ceil(_TOKENS_PER_PASS / (questions * suffix)), len(plan.groups))
-    weights = checkpoint.num_parameters(cfg) * itemsize
-    room = _MEMORY_SHARE * available - weights
+    wanted = min(math.ceil(_TOKENS_PER_PASS / (questions * suffix)), most)
     return max(
         [g for g in range(1, wanted + 1) if peak(plan, grid, cfg, itemsize, g) <= room] + [1]
     )
+
+
+def _data_parts(source: Source) -> int:
+    """Return how many devices divide the pictures."""
+    return source.mesh.shape[sharding.DATA] if source.mesh else 1
 
 
 def _fullest(plan: Plan) -> tuple[int, int]:
@@ -151,14 +161,19 @@ def _fullest(plan: Plan) -> tuple[int, int]:
 
 def peak(plan: Plan, grid: Sequence[Setting], cfg: LlavaConfig, itemsize: int, images: int) -> int:
     """Estimate the bytes of a batch of pictures beside the weights."""
-    return max(costs.peak_bytes(cfg, _shape(plan, s, cfg, images), itemsize) for s in grid)
+    shapes = [_shape(plan, setting, cfg, images) for setting in grid]
+    tiles = max((layout.num_tiles for layout in plan.kinds if layout), default=1)
+    shapes.append(costs.Batch(images * tiles, 0, 0, 0))  # the vision tower's
+    return max(costs.peak_bytes(cfg, shape, itemsize) for shape in shapes)
 
 
 def _shape(plan: Plan, setting: Setting, cfg: LlavaConfig, images: int) -> costs.Batch:
     """Return a batch's shape; where the question decides, each has a picture of its own."""
     questions, suffix = _fullest(plan)
-    text, kept = len(plan.prompt_ids) + len(plan.common_ids), setting.budget
+    text, kept = len(plan.prompt_ids) + len(plan.common_ids), plan.most_handed(setting)
     said = plan.max_new_tokens or 0
+    if plan.eviction:  # what is kept is a copy of each question's own
+        said += plan.eviction.budget
     if not (setting.inside or setting.by_question):
         return costs.Batch(images, questions, text + kept, suffix, said)
     if setting.inside:

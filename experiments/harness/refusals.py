@@ -12,7 +12,11 @@ from experiments.harness.benchmark import Benchmark, Dataset
 from experiments.harness.config import RunConfig
 from experiments.harness.errors import NO_SPACE, InputError, UsageError
 from experiments.harness.grid import Setting
+from experiments.harness.plan import Plan
 from experiments.harness.source import Source
+from experiments.harness.tiling import Division
+from llava_jax.config import LlavaNextConfig
+from llava_jax.eviction import Eviction
 
 
 def refuse_place(config: RunConfig) -> None:
@@ -79,6 +83,71 @@ def new_tokens(benchmark: Benchmark, config: RunConfig) -> int | None:
     if route == "first_token":
         return None
     return config.max_new_tokens or benchmark.max_new_tokens
+
+
+def eviction(config: RunConfig, said: int | None) -> Eviction | None:
+    """Return which prompt tokens stay in the cache of a generated answer; None for all.
+
+    Args:
+        config: the flags.
+        said: tokens that an answer may have; None if none is said.
+
+    Raises:
+        UsageError: flags about the cache that do not go together.
+    """
+    flag = f"--kv_eviction={config.kv_eviction}"
+    if config.kv_eviction == "none":
+        if config.kv_budget is not None:
+            raise UsageError("--kv_budget is of --kv_eviction=snapkv or window")
+        return None
+    if said is None:
+        raise UsageError(f"{flag} is of --route=generate: a first token reads the whole prompt")
+    if config.kv_budget is None:
+        raise UsageError(f"{flag} needs --kv_budget, the prompt tokens that are kept")
+    try:
+        return Eviction(config.kv_eviction, config.kv_budget, config.kv_window)
+    except ValueError as error:
+        raise UsageError(f"{flag} --kv_budget={config.kv_budget}: {error}") from None
+
+
+def refuse_eviction(plan: Plan, source: Source) -> None:
+    """Raise UsageError if nothing would be evicted."""
+    if plan.eviction is None:
+        return
+    square = source.cfg.vision.num_tokens
+    longest = len(plan.prompt_ids) + max(k.num_tokens if k else square for k in plan.kinds)
+    longest += max(map(len, plan.suffixes.values()))
+    if plan.eviction.budget >= longest:
+        raise UsageError(
+            f"--kv_budget={plan.eviction.budget} evicts nothing: the longest prompt has {longest} "
+            "tokens"
+        )
+
+
+def refuse_tiles(grid: Sequence[Setting], source: Source) -> None:
+    """Raise UsageError if a pruner is not offered for a LLaVA-NeXT, whose pictures are in tiles."""
+    if not isinstance(source.cfg, LlavaNextConfig):
+        return
+    for setting in grid:
+        if setting.inside or setting.by_question:
+            acts = "acts inside the decoder" if setting.inside else "looks at the question"
+            raise UsageError(
+                f"--pruner={setting.name} {acts}, which is not offered for a LLaVA-NeXT such as "
+                f"{source.folder}"
+            )
+
+
+def refuse_budgets(plan: Plan, grid: Sequence[Setting]) -> None:
+    """Raise UsageError if a picture in tiles cannot keep what a setting asks for."""
+    for setting in (setting for setting in grid if setting.tiles):
+        for image, layout in plan.layouts.items():
+            division = Division(layout, str(setting.tiles))
+            if not division.parts <= setting.budget <= division.most:
+                raise UsageError(
+                    f"--budget={setting.budget} is outside {division.parts}..{division.most}, "
+                    f"which the {layout.num_tiles} tiles of picture {image:.80} can keep with "
+                    f"--tiles={setting.tiles}"
+                )
 
 
 def refuse_masks(grid: Sequence[Setting], source: Source) -> None:

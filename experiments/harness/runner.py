@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from experiments.harness import answering, batching, loading, memory, seeing, selection
+from experiments.harness import answering, batching, loading, memory, seeing, selection, views
 from experiments.harness.benchmark import Dataset
 from experiments.harness.config import RunConfig
 from experiments.harness.errors import InputError
@@ -114,6 +114,7 @@ def _answer(
     with watch.stage("vision tower"):
         seen = watch.ready(seeing.see(shared.engine, ready, outputs, inputs.cache))
     features = seen["features"]
+    features = features.reshape(len(features), -1, features.shape[-1])  # tiles behind each other
     relevance = functools.partial(_relevance, inputs, features, ready.batch)
     open_jobs = _open(jobs, ready.batch.groups)
     open_settings = [job.setting for job in open_jobs]
@@ -123,19 +124,20 @@ def _answer(
         with watch.stage("write records"):
             rows, failures = to_records(answers, ready, inputs.source, job)
             job.append(rows, failures)
-        durable.add(len(rows), job.writer.sync)
+        durable.add(len(rows), job.sync)
 
 
 def _load_ahead(
     batches: Sequence[tuple[batching.ImageGroup, ...]], outputs: tuple[str, ...], inputs: Inputs
 ) -> Iterator[loading.Loaded]:
+    assert inputs.config.preprocessing is not None  # `views.by_model` chose one
     load = functools.partial(
         loading.load,
         plan=inputs.plan,
         dataset=inputs.dataset,
         cache=inputs.cache,
         outputs=outputs,
-        image_size=inputs.source.cfg.vision.image_size,
+        cfg=inputs.source.cfg,
         preprocessing=inputs.config.preprocessing,
     )
     return loading.ahead(load, batches)
@@ -154,7 +156,8 @@ def _begin(
     """Load the model; start on what the first pictures need not be seen for.
 
     That is the text before the picture, and the decoder's programs: they are compiled while the
-    tower's are, and each budget's while another budget's answers are computed.
+    tower's are, and each budget's while another budget's answers are computed. Not on a mesh:
+    programs that talk between devices are started by one thread, in one order everywhere.
     """
     plan = inputs.plan
     with inputs.watch.stage("load weights"):
@@ -162,34 +165,36 @@ def _begin(
     prompt_ids, common_ids = (np.array(ids, np.int32) for ids in (plan.prompt_ids, plan.common_ids))
     pool = concurrent.futures.ThreadPoolExecutor(1, "begin")
     before = pool.submit(engine.begin, prompt_ids)
-    batch = batching.collate(tuple(groups), plan.suffixes)
+    if engine.mesh is not None:
+        concurrent.futures.wait([before])
+    batch = batching.collate(tuple(groups), plan.suffixes, plan.layout(groups[0]))
     rehearsed = {
-        budget: pool.submit(_rehearse, engine, before, budget, common_ids, batch)
-        for budget in dict.fromkeys(
-            job.setting.budget
+        count: pool.submit(_rehearse, engine, before, count, common_ids, batch)
+        for count in dict.fromkeys(
+            job.setting.handed(batch.layout)
             for job in jobs
-            if not (job.setting.inside or job.setting.by_question)
+            if not (job.setting.inside or job.setting.by_question or engine.mesh)
         )
     }
     pool.shutdown(wait=False)
-    end = (inputs.source.tokenizer.end_id, plan.max_new_tokens)
+    end = (inputs.source.tokenizer.end_id, plan.max_new_tokens, plan.eviction)
     return answering.Shared(engine, prompt_ids, before, common_ids, rehearsed, *end, inputs.watch)
 
 
 def _rehearse(
     engine: Engine,
     before: concurrent.futures.Future[decoding.Prefix],
-    budget: int,
+    count: int,
     common_ids: np.ndarray,
     batch: batching.ImageBatch,
 ) -> None:
     """Compile what answers a batch from K visual tokens."""
     rehearsal, vision = engine.rehearsal(), engine.cfg.vision
-    shape = (len(batch.groups), vision.num_tokens, vision.width)
+    shape = (len(batch.groups), views.num_tokens(engine.cfg, batch.layout), vision.width)
     features: Any = jax.ShapeDtypeStruct(
         shape, engine.params["projector"]["linear_1"]["weight"].dtype
     )
-    kept = np.zeros((len(batch.groups), budget), np.int32)
+    kept = np.zeros((len(batch.groups), count), np.int32)
     prefix = rehearsal.prefill(before.result(), features, kept, common_ids)
     rehearsal.answer(prefix, batch.suffix_ids, batch.lengths)
 

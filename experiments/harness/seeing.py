@@ -1,7 +1,8 @@
 """What the vision tower says of a batch: from the cache, or from the tower.
 
 Outputs go by name: fields of ``model.VisionOutputs``, and ``saliency_by_layer.<layer>`` for each
-layer by itself, so that the cache keeps it whatever other layers are asked for beside it.
+layer by itself, so that the cache keeps it whatever other layers are asked for beside it. Of a
+picture in T tiles, as a LLaVA-NeXT sees it, an output has an axis of tiles behind that of pictures.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def needed(settings: Sequence[Setting], num_layers: int) -> tuple[str, ...]:
 def see(
     engine: Engine, ready: loading.Loaded, outputs: Sequence[str], cache: FeatureCache
 ) -> dict[str, jax.Array]:
-    """Return the outputs of a batch by name, each with a leading axis of pictures.
+    """Return the outputs of a batch by name, each with leading axes [G], or [G, T] of tiles.
 
     Args:
         engine: the model.
@@ -63,11 +64,12 @@ def _encode(engine: Engine, pixels: np.ndarray, outputs: Sequence[str]) -> dict[
     layers = [int(name.split(".")[1]) for name in outputs if "." in name]
     whole = [name for name in outputs if "." not in name]
     names = [*whole, _BY_LAYER] if layers else whole
-    vision = engine.encode(jnp.asarray(pixels), names, layers)
+    leading, squares = pixels.shape[:-3], pixels.reshape(-1, *pixels.shape[-3:])
+    vision = engine.encode(jnp.asarray(squares), names, layers)
     found = {name: vision.require(name) for name in whole}
     for index, layer in enumerate(layers):
         found[f"{_BY_LAYER}.{layer}"] = vision.require(_BY_LAYER)[:, index]
-    return found
+    return {name: x.reshape(*leading, *x.shape[1:]) for name, x in found.items()}
 
 
 def tokens(
@@ -83,5 +85,5 @@ def tokens(
     fields = {name: seen[name] for name in {"features", *pruner.needs} if name in seen}
     if _BY_LAYER in pruner.needs:
         rows = [seen[f"{_BY_LAYER}.{layer}"] for layer in pruner.vision_layers(num_layers)]
-        fields[_BY_LAYER] = jnp.stack(rows, axis=1)
+        fields[_BY_LAYER] = jnp.stack(rows, axis=-2)
     return pruning.Tokens(**fields)

@@ -1,6 +1,7 @@
 """What the decoder is given of each picture: the pruners before it are asked here.
 
-Axis letters: G pictures, Q questions, N visual tokens, K kept, Dv width of the vision tower.
+Axis letters: G pictures, Q questions, T tiles, N visual tokens of a picture or a tile, K kept, Dv
+width of the vision tower; B pictures as a pruner sees them, G unless each tile is one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import pruning
 from experiments.harness import batching, seeing
 from experiments.harness.grid import Setting
 from experiments.harness.stopwatch import Stopwatch
+from experiments.harness.tiling import Division
+from llava_jax import assembly
+from llava_jax.anyres import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +29,9 @@ class Selection:
     """Chosen tokens, in order of selection.
 
     Attributes:
-        index: int32[G, K], or int32[G, Q, K] where the question decides; the visual token that
+        index: int32[B, K], or int32[G, Q, K] where the question decides; the visual token that
             each stands for, −1 for CLS.
-        features: float[G, K, Dv], or float[G, Q, K, Dv], where they are not the tokens themselves.
+        features: float[B, K, Dv], or float[G, Q, K, Dv], where they are not the tokens themselves.
     """
 
     index: np.ndarray
@@ -40,8 +44,10 @@ class Handed:
 
     Attributes:
         features: float[G, M, Dv], tokens before the projector.
-        rows: int32[G, K] or int32[G, Q, K], which of them, in the order to hand over.
-        index: of rows' shape, the visual token that each stands for, −1 for CLS.
+        rows: int32[G, K] or int32[G, Q, K], which of them, in the order to hand over; M for the
+            newline of a LLaVA-NeXT.
+        index: likewise without newlines, the visual token that each stands for, −1 for CLS; tokens
+            of tiles are counted through, and −1 − t is the CLS of tile t.
     """
 
     features: jax.Array
@@ -66,11 +72,27 @@ class Orders:
     ):
         self._seen, self._num_layers = seen, num_layers
         self._relevance = functools.cache(relevance)
-        self._images = [group.image for group in batch.groups]
+        self._images, self._layout = [group.image for group in batch.groups], batch.layout
         self._watch = watch
         ascending = sorted(settings, key=lambda setting: setting.budget)
         self._largest = {_selector(setting): setting for setting in ascending}
         self._found: dict[tuple[Any, ...], Selection] = {}
+
+    def handed(self, setting: Setting, features: jax.Array) -> Handed:
+        """Return what the decoder is given under a setting.
+
+        Args:
+            setting: of those given at the start.
+            features: float[G, N, Dv], or float[G, T · N, Dv] of tiles, the pictures' tokens.
+
+        Raises:
+            RuntimeError: as ``handed_over``.
+        """
+        if self._layout is None:
+            return handed_over(self.of(setting), setting, features)
+        if setting.tiles is None:
+            return _sequence(self._layout, features)
+        return _of_tiles(self.of(setting), setting, features, self._layout)
 
     def of(self, setting: Setting) -> Selection:
         """Return at least K chosen tokens."""
@@ -84,8 +106,12 @@ class Orders:
         tokens = seeing.tokens(self._seen, setting.pruner, self._num_layers)
         if setting.by_question:
             tokens = dataclasses.replace(tokens, relevance=self._relevance())
-        keys = image_keys(setting, self._images)
-        found = pruning.select(setting.pruner, tokens, setting.budget, keys)
+        keys, budget = image_keys(setting, self._images), setting.budget
+        if self._layout is not None and setting.tiles is not None:
+            division = Division(self._layout, setting.tiles)
+            tokens, keys = division.tokens(tokens), division.keys(keys)
+            budget = division.budget(budget)
+        found = pruning.select(setting.pruner, tokens, budget, keys)
         if isinstance(found, pruning.Merged):
             return Selection(np.asarray(found.index), found.features)
         return Selection(np.asarray(found))
@@ -103,7 +129,7 @@ def _selector(setting: Setting) -> tuple[Any, ...]:
     """Return what an order of selection depends on; nested pruners share it over budgets."""
     values = tuple(pruning.hyperparameters(setting.pruner).values())
     budget = None if setting.pruner.nested else setting.budget
-    return (setting.name, values, setting.seed, budget)
+    return (setting.name, values, setting.seed, setting.tiles, budget)
 
 
 def handed_over(selection: Selection, setting: Setting, features: jax.Array) -> Handed:
@@ -132,6 +158,45 @@ def handed_over(selection: Selection, setting: Setting, features: jax.Array) -> 
         order = order + made.shape[2] * np.arange(made.shape[1])[:, None]
         made = made.reshape(made.shape[0], -1, made.shape[3])
     return Handed(made, order.astype(np.int32), index)
+
+
+def _sequence(layout: Layout, features: jax.Array) -> Handed:
+    """Return all that shows a picture in tiles, float[G, T · N, Dv], as an unpruned LLaVA-NeXT."""
+    (pictures, count, _), rows = features.shape, assembly.sequence(layout)
+    every = np.tile(rows, (pictures, 1))
+    return Handed(features, every, np.tile(rows[rows < count], (pictures, 1)))
+
+
+def _of_tiles(
+    selection: Selection, setting: Setting, features: jax.Array, layout: Layout
+) -> Handed:
+    """Return what is handed over of pictures in tiles.
+
+    Tokens come in the order of the whole picture, base tile first (SCOPE, llava_arch.py); those
+    that a pruner made come tile by tile.
+
+    Args:
+        selection: at least K_t chosen tokens of each tile, or K of each whole picture.
+        setting: as in ``handed_over``.
+        features: float[G, T · N, Dv].
+        layout: of the pictures.
+    """
+    pictures, division = len(features), Division(layout, str(setting.tiles))
+    apart = features.reshape(pictures, layout.num_tiles, -1, features.shape[-1])
+    seen = division.tokens(pruning.Tokens(features=apart)).features
+    assert seen is not None
+    share = dataclasses.replace(setting, budget=division.budget(setting.budget))
+    handed = handed_over(selection, share, seen)
+    index = division.number(handed.index)
+    if selection.features is None:
+        if setting.order == "raster":
+            index = np.asarray(assembly.order(layout, index))
+        return Handed(features, index, index)
+    width = handed.features.shape[1]
+    rows = handed.rows.reshape(pictures, division.parts, -1)
+    rows = (rows + width * np.arange(division.parts)[:, None]).reshape(pictures, -1)
+    made = handed.features.reshape(pictures, -1, features.shape[-1])
+    return Handed(made, rows.astype(np.int32), index)
 
 
 def check_distinct(index: np.ndarray, budget: int, setting: Setting) -> None:

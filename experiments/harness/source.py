@@ -8,10 +8,11 @@ import re
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import llava_jax
-from experiments.harness.errors import InputError
-from llava_jax import checkpoint, prompts
+from experiments.harness.errors import InputError, UsageError
+from llava_jax import checkpoint, prompts, sharding
 from llava_jax.config import LlavaConfig
 from llava_jax.engine import Engine
 
@@ -31,6 +32,8 @@ class Source:
         cfg: its shapes.
         tokenizer: its tokenizer.
         dtype: it is to be run in.
+        quantization: of the decoder's matrices, None for none.
+        mesh: of devices that share it, None for one device.
         hub_id: where its weights come from, None if they are in the folder already.
         offline: open no connection.
     """
@@ -39,6 +42,8 @@ class Source:
     cfg: LlavaConfig
     tokenizer: prompts.Tokenizer
     dtype: str
+    quantization: str | None
+    mesh: Mesh | None
     hub_id: str | None
     offline: bool
 
@@ -61,22 +66,40 @@ class Source:
         Raises:
             InputError: they do not fill the model, or cannot be read.
         """
+        how = {"quantization": self.quantization, "mesh": self.mesh}
         try:
-            return Engine(checkpoint.load(self.folder, self.cfg, np.dtype(self.dtype)), self.cfg)
+            params = checkpoint.load(self.folder, self.cfg, np.dtype(self.dtype), **how)
+            return Engine(params, self.cfg, self.mesh)
         except (OSError, ValueError) as error:
             raise InputError(f"--model={self.folder}: {error}") from None
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights on each device."""
+        parts = self.mesh.shape[sharding.MODEL] if self.mesh else 1
+        return checkpoint.num_bytes(self.cfg, self.dtype, self.quantization, parts)
 
-def find(model: str, dtype: str | None, *, offline: bool) -> Source:
+
+def find(
+    model: str,
+    dtype: str | None,
+    *,
+    offline: bool,
+    quantize: str | None = None,
+    mesh: Mesh | None = None,
+) -> Source:
     """Find a model and read its small files.
 
     Args:
         model: ``pocket``, a folder, or a hub id.
         dtype: None for the default of its size and the device.
         offline: refuse hub ids that are not in the local cache.
+        quantize: the decoder's matrices; None for what the folder holds.
+        mesh: of devices that share the model; None for one device.
 
     Raises:
-        InputError: it is not there or not LLaVA-1.5.
+        UsageError: the mesh does not divide the decoder.
+        InputError: it is not there, or neither LLaVA-1.5 nor LLaVA-NeXT.
     """
     folder = _folder(model)
     hub_id = None if folder else model
@@ -84,10 +107,16 @@ def find(model: str, dtype: str | None, *, offline: bool) -> Source:
     try:
         cfg = checkpoint.read_config(folder)
         tokenizer = prompts.Tokenizer.from_folder(folder)
+        quantization = quantize or checkpoint.quantization_of(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"--model={model}: {error}") from None
+    try:
+        if mesh is not None:
+            sharding.check(cfg, mesh)
+    except ValueError as error:
+        raise UsageError(f"--mesh: {error}") from None
     dtype = dtype or default_dtype(checkpoint.num_parameters(cfg))
-    return Source(folder, cfg, tokenizer, dtype, hub_id, offline)
+    return Source(folder, cfg, tokenizer, dtype, quantization, mesh, hub_id, offline)
 
 
 def default_dtype(num_parameters: int) -> str:

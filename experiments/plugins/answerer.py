@@ -17,6 +17,7 @@ from PIL import Image
 from experiments.harness import (
     accounts,
     batching,
+    devices,
     evidence,
     identity,
     plan,
@@ -28,12 +29,13 @@ from experiments.harness import (
 )
 from experiments.harness.benchmark import Dataset, Example
 from experiments.harness.config import RunConfig
-from experiments.harness.errors import InputError
+from experiments.harness.errors import InputError, UsageError
 from experiments.harness.features import FeatureCache
 from experiments.harness.folder import RunFolder
 from experiments.harness.grid import check, settings
 from experiments.harness.source import Source, find
 from experiments.harness.stopwatch import Stopwatch
+from llava_jax.config import LlavaNextConfig
 from llava_jax.engine import Engine
 
 
@@ -72,7 +74,18 @@ class Answerer:
         """
         check(config)
         self._config, self._out = config, out
-        found = find(config.model, config.dtype, offline=config.offline)
+        found = find(
+            config.model,
+            config.dtype,
+            offline=config.offline,
+            quantize=config.quantize,
+            mesh=devices.mesh(config.mesh),
+        )
+        if isinstance(found.cfg, LlavaNextConfig):
+            raise UsageError(
+                f"model={config.model} is a LLaVA-NeXT, which is not offered inside other tools; "
+                "python -m experiments.<benchmark> runs it"
+            )
         self._source = _Loaded(**vars(found))
         self.setting = settings(found.cfg.vision.num_tokens, config)[-1]  # the first is full
         reads_clip = "relevance" in self.setting.pruner.needs

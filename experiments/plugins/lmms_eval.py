@@ -37,7 +37,9 @@ _MARK = "<image>"
 _LMMS_EVALS: dict[str, Any] = {
     **{"data": "", "limit": None, "own": {}, "predictions": None, "max_new_tokens": None},
     **{"route": "generate", "prompt_style": "lmms", "options": "valid", "mode": "default"},
+    **{"kv_eviction": "none", "kv_budget": None, "kv_window": 32, "tiles": None},
     **{"relevant": None, "allow_failed": False, "fork": False, "dry_run": False},
+    **{"quantize": None, "mesh": None, "distributed": "off"},
     **{"out": "", "num_processes": 1, "process_id": 0, "cache": "", "cache_gib": 0.0},
 }
 """Flags that say what lmms-eval decides, or that a model inside it has no use for."""

@@ -70,11 +70,17 @@ def of_setting(
         "mode": mode,
         **_realised(run["plan"]),
         "source": run.get("source"),
-        "asked": identity.get("asked", {}),
+        "asked": _asked(identity),
         "route": identity["confidence"]["route"],
         "scores": scorer.score(list(answers.values())),
         **measured,
     }
+
+
+def _asked(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how questions are asked, and of which weights if they are not what they were."""
+    weights = {"quantization": identity.get("quantization")}
+    return {**identity.get("asked", {}), **(weights if any(weights.values()) else {})}
 
 
 def _answers(

@@ -13,7 +13,7 @@ from experiments.harness import accounts, batching, memory, plan
 from experiments.harness.benchmark import Example
 from experiments.harness.grid import Setting
 from experiments.harness.source import find
-from llava_jax import config, costs, decoding, model, testing
+from llava_jax import config, costs, decoding, model, sharding, testing
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +80,27 @@ def test_batch_size_follows_tokens_and_memory(made):
     cfg = config.llava_1_5_7b()
     most = max(len(group.questions) for group in work.groups)
     questions, suffix = batching.padded(most, max(map(len, work.suffixes.values())))
-    enough = memory.batch_size(work, grid, cfg, 2, 10**12)
+
+    def fit(work, room):
+        return memory.batch_size(work, grid, cfg, 2, room, len(work.groups))
+
+    enough = fit(work, 10**12)
     assert (enough - 1) * questions * suffix < 2048 <= enough * questions * suffix
     speaking = dataclasses.replace(work, max_new_tokens=128)
-    assert memory.batch_size(speaking, grid, cfg, 2, 20e9) < memory.batch_size(
-        work, grid, cfg, 2, 20e9
-    )
-    tight = memory.batch_size(work, grid, cfg, 2, 17.8e9)
-    assert 1 <= tight < enough
-    assert memory.batch_size(work, grid, cfg, 2, 1e9) == 1
+    assert fit(speaking, 2e9) < fit(work, 2e9)
+    assert 1 <= fit(work, 1e8) < enough
+    assert fit(work, -1) == 1
+    assert memory.batch_size(work, grid, cfg, 2, 10**12, most=1) == 1
+
+
+def test_a_mesh_takes_as_many_pictures_as_divide(made, source):
+    work, grid = made
+    work = dataclasses.replace(work, groups=work.groups * 200)
+    shared = dataclasses.replace(source, mesh=sharding.make_mesh(4, 2))
+    assert memory.images_per_batch(work, grid, shared) == 4
+    one, all_ = (memory.estimate(work, grid, place, 4) for place in (source, shared))
+    assert all_.batch < one.batch
+    assert all_.weights < one.weights
 
 
 def test_description_names_what_is_shared(made, source):

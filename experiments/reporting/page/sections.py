@@ -107,7 +107,7 @@ def section(
         )
     compared = [tables.against_full(named), tables.over_seeds(named)]
     methods = naming.by_method(named)
-    side = overlays.side(int(run.full.about["budget"]))
+    side = None if _in_tiles(run) else overlays.side(int(run.full.about["budget"]))
     return Section(
         title=" in ".join(dict.fromkeys((run.benchmark, run.path.name))),
         facts=_facts(run),
@@ -122,6 +122,18 @@ def section(
     )
 
 
+def _in_tiles(run: Run) -> bool:
+    """Return whether the model is a LLaVA-NeXT: then tokens lie on no single grid."""
+    model = run.full.run["identity"].get("model")
+    return isinstance(model, dict) and "grid_pinpoints" in model
+
+
+def _given(identity: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how questions are asked."""
+    asked = identity.get("asked")
+    return [(n, str(value)) for n, value in asked.items()] if isinstance(asked, dict) else []
+
+
 def _facts(run: Run) -> tuple[tuple[str, str], ...]:
     """Return what the run is."""
     identity = run.full.run["identity"]
@@ -131,7 +143,8 @@ def _facts(run: Run) -> tuple[tuple[str, str], ...]:
         ("rows", counts),
         ("route", run.route),
         ("statistics", run.full.mode),
-        ("dtype", str(identity.get("dtype", "?"))),
+        ("dtype", " ".join(str(identity.get(n) or "") for n in ("dtype", "quantization")).strip()),
+        ("asked", ", ".join(f"{n} {value}" for n, value in _given(identity))),
         ("weights", str(identity.get("weights", "?"))[:16]),
         ("data", identity["data"]["sha256"][:16]),
     )

@@ -103,7 +103,9 @@ def _held(run: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
     identity, setting = run["identity"], run["setting"]
     asked = identity.get("asked")
     answered = {**identity["confidence"], "dtype": identity.get("dtype")}
+    answered["quantize"] = identity.get("quantization")
     return {
+        "kv_eviction": "none",
         **(asked if isinstance(asked, dict) else {}),
         "preprocessing": str(identity.get("preprocessing")).partition("-")[0],
         **{name: value for name, value in answered.items() if name in given},  # else by default
