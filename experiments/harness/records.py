@@ -45,7 +45,8 @@ class Record:
         text: generated text, None on the first-token route.
         budget: tokens asked for, K.
         kept: base64 of the kept tokens' bit mask, the first token the highest bit, CLS behind the
-            last one; a token made of others has no bit of its own after a cut in the decoder.
+            last one; a token made of others has no bit of its own after a cut in the decoder. Of a
+            LLaVA-NeXT all tiles' tokens are counted through, a CLS for each tile behind them.
         run: first 16 hex digits of the run's fingerprint.
         text_log_probs: log probability of each generated token, the end token included if it was
             said; None, and no field of the line, on the first-token route.
