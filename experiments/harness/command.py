@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any
 
-import jax
 from absl import logging
 
 from experiments.harness import (
@@ -18,14 +15,12 @@ from experiments.harness import (
     batching,
     devices,
     evidence,
-    flags,
-    identity,
+    folders,
     loading,
     memory,
     objects,
     plan,
     questions,
-    records,
     refusals,
     relevance,
     runner,
@@ -34,16 +29,14 @@ from experiments.harness import (
 )
 from experiments.harness.benchmark import SCENES, Benchmark, Dataset, Request
 from experiments.harness.config import RunConfig
-from experiments.harness.features import FeatureCache
 from experiments.harness.folder import RunFolder
 from experiments.harness.grid import Setting, check, settings
 from experiments.harness.progress import Progress
 from experiments.harness.source import Source, find
 from experiments.harness.stopwatch import Stopwatch
 from experiments.reading import opening
-from llava_jax import sharding
 from llava_jax.anyres import Layout
-from llava_jax.config import LlavaNextConfig
+from llava_jax.eviction import Eviction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,42 +154,56 @@ def prepare(
         refusals.refuse_masks(grid, source)
     for setting in grid if place.records else ():
         shards.refuse_busy(_shard(config, setting))
-    with watch.stage("read questions"):
-        dataset = read(benchmark, config)
-        groups = batching.group_by_image(dataset.examples)
-    with watch.stage("read sizes of pictures"):
-        layouts = _layouts(config, source, dataset)
-    work = plan.make(groups, grid, source, said, eviction, layouts)
-    refusals.refuse_budgets(work, grid)
-    refusals.refuse_eviction(work, source)
+    dataset, work = _plan(benchmark, config, source, grid, (said, eviction), watch)
     if config.dry_run:
         print(plan.describe(work, grid, source, dataset.source))
         return None
     refusals.check_answers(dataset, source)
     need = memory.estimate(work, grid, source, work.images_per_batch)
     with watch.stage("digests of data and weights"):
-        run = _identity(benchmark, config, source, dataset, work)
-        clip = relevance.find(config, source) if any(map(_reads_clip, grid)) else None
-        reads = {} if clip is None else {"clip": clip.identity()}
+        run = folders.identity_of(benchmark, config, source, dataset, work)
+        clip = relevance.find(config, source) if any(s.reads_clip for s in grid) else None
     store = _store(config)
-    folders = tuple(
-        _open(
-            setting,
-            config,
-            run | (reads if _reads_clip(setting) else {}),
-            work,
-            source,
-            dataset.source,
-        )
-        for setting in grid
-    )
+    found = folders.open_all(grid, config, run, work, source, clip, dataset.source)
     asked = (example.question for example in dataset.examples)
     questions.write(config.folder, run["data"]["sha256"], asked)
     if store:
         store.send()
-    cache = _cache(config, run, source)
+    cache = folders.feature_cache(config, run, source)
     inputs = runner.Inputs(work, dataset, source, clip, config, cache, watch)
-    return Work(grid, folders, inputs, need, store, place)
+    return Work(grid, found, inputs, need, store, place)
+
+
+def _plan(
+    benchmark: Benchmark,
+    config: RunConfig,
+    source: Source,
+    grid: Sequence[Setting],
+    text: tuple[int | None, Eviction | None],
+    watch: Stopwatch,
+) -> tuple[Dataset, plan.Plan]:
+    """Read the questions and plan what is computed for them.
+
+    Args:
+        benchmark: what is asked.
+        config: the flags.
+        source: the model.
+        grid: the settings.
+        text: tokens of a generated answer, None for none; what is left in its cache.
+        watch: is told where the time goes.
+
+    Raises:
+        UsageError: a budget, or what is left in the cache, does not fit the pictures.
+    """
+    with watch.stage("read questions"):
+        dataset = read(benchmark, config)
+        groups = batching.group_by_image(dataset.examples)
+    with watch.stage("read sizes of pictures"):
+        layouts = _layouts(config, source, dataset)
+    work = plan.make(groups, grid, source, *text, layouts)
+    refusals.refuse_budgets(work, grid)
+    refusals.refuse_eviction(work, source)
+    return dataset, work
 
 
 def _layouts(config: RunConfig, source: Source, dataset: Dataset) -> Mapping[str, Layout]:
@@ -284,29 +291,6 @@ def _processes(work: Work, keys: Set[str]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _computed_by() -> dict[str, str]:
-    """Return what the last bits of a result depend on, other than the model and the picture."""
-    xla = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-    return xla | {"jaxlib": jax.lib.__version__, "device": jax.local_devices()[0].device_kind}
-
-
-def _reads_clip(setting: Setting) -> bool:
-    """Return whether a setting's pruner compares the picture with the question."""
-    return "relevance" in setting.pruner.needs
-
-
-def _cache(config: RunConfig, run: Mapping[str, Any], source: Source) -> FeatureCache:
-    """Return the cache of vision outputs for this model, dtype and preprocessing."""
-    names = ("weights", "dtype", "preprocessing")
-    own = {name: run[name] for name in names} | {"vision": run["model"]["vision"]}
-    if isinstance(source.cfg, LlavaNextConfig):
-        own |= {"pinpoints": source.cfg.grid_pinpoints}
-    own |= {"computed_by": _computed_by()}
-    own |= {"mesh": sharding.describe(source.mesh)} if source.mesh else {}
-    folder = pathlib.Path(config.cache) / "features"
-    return FeatureCache(folder, int(config.cache_gib * 2**30), own)
-
-
 def _job(
     setting: Setting, folder: RunFolder, work: Work, writers: contextlib.ExitStack
 ) -> evidence.Job:
@@ -332,39 +316,3 @@ def _store(config: RunConfig) -> objects.Store | None:
     store = objects.Store(config.out, config.folder)
     store.fetch()
     return store
-
-
-def _identity(
-    benchmark: Benchmark, config: RunConfig, source: Source, dataset: Dataset, work: plan.Plan
-) -> dict[str, Any]:
-    """Return all that decides the answers of every setting."""
-    sha256 = dataset.digest(allow_missing=config.allow_failed)
-    asked = {"prompt_style": config.prompt_style} | dict(config.own)
-    asked |= {"options": config.options} if benchmark.lettered else {}
-    data = {"sha256": sha256, "rows": len(dataset.examples)}
-    return identity.of(benchmark.name, config, source, work, data, asked)
-
-
-def _open(
-    setting: Setting,
-    config: RunConfig,
-    run: Mapping[str, Any],
-    work: plan.Plan,
-    source: Source,
-    data: str,
-) -> RunFolder:
-    """Make or find a setting's folder."""
-    batches = {"images": len(work.groups), "images_per_batch": work.images_per_batch}
-    batches |= accounts.realised(setting, source.cfg, work)
-    # Through JSON and back, so that it compares equal with what a run.json holds.
-    whole = records.canonical_copy({**run, "setting": setting.describe()})
-    return RunFolder.open(
-        config.folder / setting.id,
-        whole,
-        [row.key for group in work.groups for row in group.rows],
-        plan=batches,
-        setting=setting.describe(),
-        source=data,
-        flagfile=flags.flagfile(config, setting.describe()),
-        fork=config.fork,
-    )

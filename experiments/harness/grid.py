@@ -65,6 +65,11 @@ class Setting:
         """Whether every question has visual tokens of its own from the decoder's input on."""
         return self.pruner.stage is pruning.Stage.QUESTION
 
+    @property
+    def reads_clip(self) -> bool:
+        """Whether the picture is compared with the question in a dual encoder."""
+        return "relevance" in self.pruner.needs
+
     def handed(self, layout: Layout | None) -> int:
         """Return how many tokens the decoder is given of a picture.
 

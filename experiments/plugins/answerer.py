@@ -88,8 +88,7 @@ class Answerer:
             )
         self._source = _Loaded(**vars(found))
         self.setting = settings(found.cfg.vision.num_tokens, config)[-1]  # the first is full
-        reads_clip = "relevance" in self.setting.pruner.needs
-        self._clip = relevance.find(config, found) if reads_clip else None
+        self._clip = relevance.find(config, found) if self.setting.reads_clip else None
 
     def answer(
         self, task: str, asked: Sequence[Asked], max_new_tokens: int
