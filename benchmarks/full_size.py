@@ -12,9 +12,11 @@ Needs 30 GB of disk, deleted at the end, 24 GB of memory that may be page cache,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -118,10 +120,19 @@ def _random(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[np.ndarra
         yield values.astype(_BFLOAT16)
 
 
-def watch(command: list[str]) -> dict[str, float]:
-    """Run a command; return its seconds and the most memory of its own that it had, in GB."""
+def watch(command: list[str], log: pathlib.Path | None = None) -> dict[str, Any]:
+    """Run a command; return its seconds and the most memory of its own that it had, in GB.
+
+    Args:
+        command: to run.
+        log: file for what it says on stderr; None lets it be seen.
+    """
     begun, most = time.perf_counter(), 0
-    with subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}) as process:
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with (
+        contextlib.nullcontext() if log is None else log.open("w") as errors,
+        subprocess.Popen(command, env=env, stderr=errors) as process,
+    ):
         while process.poll() is None:
             most = max(most, _anonymous(process.pid))
             time.sleep(0.05)
@@ -148,9 +159,17 @@ def ask(folder: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "experiments.pope", f"--model={folder}", f"--out={out}"]
     if _SIZE.value == "7B":
         flags = (*flags, "--dtype=bfloat16")
-    found = watch([*command, *flags])
+    log = out.with_suffix(".log")
+    found = watch([*command, *flags, "--verbosity=1"], log)
     results = json.loads((out / "results.json").read_text())
-    return found | {"answers": sum(entry["n"] for entry in results["settings"])}
+    found |= {"answers": sum(entry["n"] for entry in results["settings"])}
+    return found | {"where the time goes, s": profile(log.read_text())}
+
+
+def profile(text: str) -> dict[str, float]:
+    """Return the seconds of each stage from what ``--verbosity=1`` prints, the largest first."""
+    rows = re.findall(r"^(\S.*?) +([\d.]+) +[\d.]+% +\d+$", text, re.MULTILINE)
+    return {name: float(seconds) for name, seconds in rows}
 
 
 def side_by_side(folder: pathlib.Path) -> dict[str, Any]:

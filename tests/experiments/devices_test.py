@@ -106,7 +106,9 @@ def test_a_process_alone_joins_nobody(config, monkeypatch):
     for name in devices._CLUSTER:
         monkeypatch.delenv(name, raising=False)
     assert not devices._in_a_cluster({})
-    assert not devices._in_a_cluster({"SLURM_STEP_NUM_TASKS": "1", "TPU_WORKER_HOSTNAMES": "localhost"})
+    assert not devices._in_a_cluster(
+        {"SLURM_STEP_NUM_TASKS": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    )
     assert devices._in_a_cluster({"SLURM_STEP_NUM_TASKS": "2"})
     assert devices._in_a_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
     assert devices.find(config) == devices.Place()
