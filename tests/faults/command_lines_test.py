@@ -152,7 +152,12 @@ REFUSED = [
     Case("curves", "--run=nowhere", 2, ("nowhere",)),
     Case("export", "--run=nowhere --to=lmms:y", 2, ("--run=nowhere", "No such file")),
     Case("measure_pocket", "--model=nowhere", 2, ("--model=nowhere", "config.json")),
-    Case("checkpoint", "--src=nowhere --dst=y", 2, ("nowhere", "model.safetensors")),
+    Case("checkpoint", "--src=nowhere --dst=y", 2, ("nowhere", "config.json")),
+    Case("checkpoint", "--src=x --dst=y --form=safetensors --quantize=int8", 1, ("--form=orbax",)),
+    Case("pope", "--mesh=rows:2", 1, ("--mesh=rows:2", "data:2,model:4")),
+    Case("pope", "--quantize=int2", 1, ("--quantize=int2", "int8|int4")),
+    Case("pope", "--kv_eviction=window --kv_budget=9", 1, ("--route=generate",)),
+    Case("pope", "--tiles=each", 1, ("--tiles=each", "LLaVA-1.5")),
 ]
 PLACES = [
     Case("checkpoint", f"--src={POCKET} --dst=/proc/x", 2, ("'/proc/x'",)),
