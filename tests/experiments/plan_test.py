@@ -1,6 +1,7 @@
 """What a run plans to compute, and what it says that costs."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -101,6 +102,16 @@ def test_a_mesh_takes_as_many_pictures_as_divide(made, source):
     one, all_ = (memory.estimate(work, grid, place, 4) for place in (source, shared))
     assert all_.batch < one.batch
     assert all_.weights < one.weights
+
+
+def test_each_device_of_a_mesh_has_a_batch_of_its_own(made, source, monkeypatch):
+    work, grid = made
+    work = dataclasses.replace(work, groups=work.groups * 2000)
+    shared = dataclasses.replace(source, mesh=sharding.make_mesh(4, 2))
+    device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 10**12})
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    alone = memory.images_per_batch(work, grid, source)
+    assert memory.images_per_batch(work, grid, shared) == 4 * alone > 4
 
 
 def test_description_names_what_is_shared(made, source):
