@@ -16,7 +16,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("src", None, "folder with config.json and weights", required=True)
@@ -49,6 +49,7 @@ def parse(argv: Sequence[str]) -> None:
 
 def main(_: object) -> int:
     """Check or convert; returns the exit code."""
+    logging.set_verbosity(logging.WARNING)  # jax tells of devices that are not there
     try:
         _convert(pathlib.Path(FLAGS.src))
     except (OSError, ValueError) as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from llava_jax import atomic, sharding
@@ -16,9 +19,20 @@ from llava_jax.checkpoint import finite, huggingface, tensors
 from llava_jax.config import LlavaConfig
 
 
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out what Orbax says of every step, which is some forty lines."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING if before == logging.INFO else before)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def save(folder: pathlib.Path, params: Any) -> None:
     """Write a parameter tree, and wait until it is on the disk."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _quietly(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((folder / tensors.PARAMS).absolute(), params)
     for path in (folder / tensors.PARAMS).rglob("*"):
         atomic.sync(path)
@@ -49,7 +63,7 @@ def restore(
     if stored != quantization:
         raise ValueError(f"{folder} was converted with quantization {stored}, not {quantization}")
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _quietly(), ocp.StandardCheckpointer() as checkpointer:
             target = _target(cfg, dtype, quantization, mesh)
             params = checkpointer.restore((folder / tensors.PARAMS).absolute(), target)
     except jax.errors.JaxRuntimeError:  # the device is full

@@ -208,6 +208,10 @@ def test_command_line(folder, tmp_path):
     dry = run_cli(f"--src={folder}", "--dry_run")
     assert dry.returncode == 0
     assert "fill the model exactly" in dry.stdout
+    for form in ("orbax", "safetensors"):
+        done = run_cli(f"--src={folder}", f"--dst={tmp_path / form}", f"--form={form}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("\n") == 1
     whole = weights(folder)
     del whole["language_model.model.norm.weight"]
     rewrite(folder, whole)
