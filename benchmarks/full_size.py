@@ -56,6 +56,7 @@ _CONFIG: dict[str, Any] = {
 
 
 def main(_: Sequence[str]) -> None:
+    """Make, check, convert, ask, compare; write the results and delete the folder."""
     folder = pathlib.Path(_FOLDER.value)
     hub, ours = folder / "hub", folder / "converted"
     found: dict[str, Any] = {"shape": _SIZE.value, "steps": {}}
