@@ -126,14 +126,9 @@ def spread(batch: Array, mesh: Mesh | None) -> Array:
     return jax.device_put(batch, where)
 
 
-def replicate(values: Any, mesh: Mesh | None) -> Any:
-    """Put every array of a tree on all devices of a mesh."""
-    return values if mesh is None else jax.device_put(values, NamedSharding(mesh, P()))
-
-
-def describe(mesh: Mesh | None) -> str:
-    """Return a mesh as the flag writes it; ``one device`` without one."""
-    return ",".join(f"{k}:{v}" for k, v in mesh.shape.items()) if mesh else "one device"
+def describe(mesh: Mesh) -> str:
+    """Return a mesh as ``parse`` reads it."""
+    return ",".join(f"{axis}:{size}" for axis, size in mesh.shape.items())
 
 
 def parse(text: str) -> dict[str, int]:
